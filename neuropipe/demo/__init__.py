@@ -1,0 +1,1 @@
+"""A synthetic study with planted, known effects."""

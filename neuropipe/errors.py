@@ -1,0 +1,60 @@
+"""The errors that a user can mend, and the one that leaves a single run out.
+
+    NeuropipeError            exit code 2, one clear line, no traceback unless --debug
+    ├── ConfigError           a study or recipe file says something impossible
+    ├── InputError            a file is missing, truncated, of the wrong type or shape
+    │   └── AtlasError        an atlas is unknown, unfetched, altered or in another space
+    ├── SplitError            a split cannot be made, or leaks
+    ├── CheckpointError       weights do not fit the model, or were made for other regions
+    └── LockedError           another process is writing the same product
+    RunExcluded               one run cannot be used: it is written to ``excluded.tsv`` and the others go on
+"""
+
+from __future__ import annotations
+
+
+class NeuropipeError(Exception):
+    """Something the user can mend; the message says what, where and how."""
+
+    exit_code = 2
+
+
+class ConfigError(NeuropipeError):
+    """A configuration or recipe cannot be used as it is."""
+
+
+class InputError(NeuropipeError):
+    """An input file is missing, damaged, or not what it should be."""
+
+
+class AtlasError(InputError):
+    """An atlas is unknown, not fetched, altered, or lies in another space."""
+
+
+class SplitError(NeuropipeError):
+    """A split cannot be made as asked, or puts one person on two sides."""
+
+
+class CheckpointError(NeuropipeError):
+    """A checkpoint does not match the model or the data it is asked to read."""
+
+
+class LockedError(NeuropipeError):
+    """Another live process holds the product that this one wants to write."""
+
+
+class RunExcluded(Exception):
+    """One run is left out; the rest of its chunk goes on.
+
+    Parameters
+    ----------
+    reason : str
+        A short stable word for tables, e.g. ``"truncated image"``.
+    detail : str
+        What was expected, what was found, and what to do.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail

@@ -1,0 +1,1 @@
+"""From embeddings and baselines to predictions, metrics and their intervals."""

@@ -1,0 +1,106 @@
+"""Where a study's products live, and writing them so that a killed process leaves nothing half done."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it onto `path` only when the block succeeds.
+
+    The temporary name keeps the suffixes of the final one, so that writers which look at them
+    (nibabel, gzip) do the right thing, and starts with ``.tmp-`` so that no reader picks it up.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` (UTF-8) atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_if_changed(path: str | Path, text: str) -> bool:
+    """Write `text` only where the file's content differs; return whether it was written."""
+    path = Path(path)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_text(path, text)
+    return True
+
+
+class Study:
+    """The product tree of one study, ``results/<study>/``; every path is made here and nowhere else."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def __fspath__(self) -> str:
+        return str(self.root)
+
+    def manifest(self, dataset: str) -> Path:
+        """All runs of a dataset that can be used."""
+        return self.root / "index" / dataset / "runs.tsv"
+
+    def chunk(self, dataset: str, chunk: int | str) -> Path:
+        """The manifest of one job."""
+        return self.root / "index" / dataset / f"chunk-{int(chunk):02d}.tsv"
+
+    def participants(self, dataset: str) -> Path:
+        """The dataset's people with the columns that roles, tasks and splits name."""
+        return self.root / "index" / dataset / "participants.tsv"
+
+    def index_excluded(self, dataset: str) -> Path:
+        """Runs that the index could not use, with the reason."""
+        return self.root / "index" / dataset / "excluded.tsv"
+
+    def derivatives(self, dataset: str) -> Path:
+        """Clean regional series with BIDS-derivative names."""
+        return self.root / "derivatives" / dataset
+
+    def receipt(self, stage: str, dataset: str, chunk: int | str) -> Path:
+        """The list of products of one chunk job; its only declared output."""
+        return self.root / "receipts" / dataset / f"{stage}-{int(chunk):02d}.json"
+
+    def shards(self, dataset: str) -> Path:
+        """Tars, ``manifest.parquet``, ``regions.tsv`` and ``dataset.h5`` of a dataset."""
+        return self.root / "shards" / dataset
+
+    def qc(self, dataset: str) -> Path:
+        """Quality tables of a dataset (``runs.parquet``, ``regions.parquet``)."""
+        return self.root / "qc" / dataset
+
+    def split(self, split: str) -> Path:
+        """``splits.parquet`` and ``audit.json`` of a named split."""
+        return self.root / "splits" / split
+
+    def model(self, recipe: str, seed: int | str) -> Path:
+        """One training run: ``receipt.json`` and one folder per split and fold."""
+        return self.root / "models" / recipe / f"seed-{seed}"
+
+    def embeddings(self, recipe: str, seed: int | str) -> Path:
+        """Embeddings of every fold's model and of the same network with random weights."""
+        return self.root / "embeddings" / recipe / f"seed-{seed}"
+
+    def task(self, task: str, part: str) -> Path:
+        """Predictions of one task; `part` is ``probe`` or ``baselines``."""
+        return self.root / "tasks" / task / part
+
+    @property
+    def report(self) -> Path:
+        """The one HTML page."""
+        return self.root / "report" / "index.html"

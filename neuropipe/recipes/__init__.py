@@ -1,0 +1,1 @@
+"""YAML files, each one training run."""

@@ -1,0 +1,1 @@
+"""Samples, tars, manifests and the HDF5 exchange layout."""

@@ -1,0 +1,1 @@
+"""From images and confounds to clean regional series."""

@@ -1,0 +1,1 @@
+"""Frozen tables of who is on which side, and their audit."""

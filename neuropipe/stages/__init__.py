@@ -1,0 +1,1 @@
+"""One function per command: read, call the floors below, write, leave a sidecar."""
