@@ -1,0 +1,444 @@
+"""The study's configuration: what the graph needs, checked as a whole, every mistake shown at once.
+
+`load` reads a ``config.yaml`` into frozen objects. The attribute docstrings below are the reference
+of the file and the source of ``workflow/schemas/config.schema.json``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from neuropipe.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+People = Literal["train_side", "external", "everyone"]
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and unknown keys are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Roles(Section):
+    """Which columns of participants.tsv play which part; null where there is none."""
+
+    site: str | None = "site"
+    """Scanner or centre; splits are stratified within it."""
+    kin: str | None = None
+    """Family id: related people stay on one side."""
+    age: str | None = "age"
+    """Age in years."""
+    sex: str | None = "sex"
+    """Sex."""
+
+
+class AtlasFile(Section):
+    """An atlas of the user's own: a label image and its table."""
+
+    id: Name
+    """Short name, used in file names and region tables."""
+    image: str
+    """Label image (``.nii`` or ``.nii.gz``)."""
+    table: str
+    """tsv with at least ``index`` and ``name``; ``atlas, network, hemisphere, x, y, z`` are used where present."""
+    space: str
+    """Template space of the image, e.g. ``MNI152NLin6Asym``."""
+    sha256: str | None = None
+    """Checksum of the image; a mismatch is an error."""
+
+
+class Dataset(Section):
+    """One folder of derivatives or ready-made series."""
+
+    kind: Literal["fmriprep", "series"]
+    """``fmriprep``: BIDS derivatives; ``series``: tables of regional series (.1D, tsv, csv, npy, npz bank)."""
+    path: str
+    """Folder or file; environment variables may be used: ``${NAME}`` or ``${NAME:-default}``."""
+    participants: str | None = None
+    """participants.tsv; default: found beside the data."""
+    select: dict[str, Any] = Field(default_factory=dict)
+    """BIDS entities to keep, e.g. ``{task: [rest], space: MNI152NLin6Asym}``; the bids-filter-file form works too."""
+    n_chunks: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Jobs; runs are assigned by a hash of the subject label."""
+    roles: Roles = Roles()
+    """Columns of participants.tsv."""
+    atlas: str | None = None
+    """Kind ``series``: id of the atlas that the columns come from."""
+    regions: str | None = None
+    """Kind ``series``: tsv that describes the columns (as an atlas table); default: numbered regions."""
+    t_r: Annotated[float, Field(gt=0)] | None = None
+    """Kind ``series``: repetition time in s where neither a sidecar nor a participants column ``t_r`` gives it."""
+
+
+class ColumnStrategy(Section):
+    """Confounds chosen by name or pattern."""
+
+    columns: Annotated[list[str], Field(min_length=1)]
+    """Column names or shell patterns (``a_comp_cor_0?``)."""
+
+
+class Clean(Section):
+    """How regional series are cleaned."""
+
+    strategy: Literal["none", "simple", "scrubbing", "24P", "27P", "36P", "acompcor", "icaaroma"] | ColumnStrategy = (
+        "24P"
+    )
+    """Confounds to regress, by nilearn's and XCP-D's names."""
+    global_signal: bool = False
+    """Regress the global signal too."""
+    high_pass: Annotated[float, Field(gt=0)] | None = 0.01
+    """Lower edge of the pass-band in Hz; null for none."""
+    low_pass: Annotated[float, Field(gt=0)] | None = 0.1
+    """Upper edge of the pass-band in Hz; null for none."""
+    t_r: Annotated[float, Field(gt=0)] | None = 2.0
+    """Repetition time in s after resampling; null keeps the run's own."""
+    standardize: Literal["zscore", "none"] = "zscore"
+    """Per region over the run."""
+    fd_threshold_mm: Annotated[float, Field(gt=0)] = 0.5
+    """Volumes above this framewise displacement are censored by ``scrubbing``, and counted by every strategy."""
+
+    @model_validator(mode="after")
+    def _band(self) -> Clean:
+        if self.high_pass and self.low_pass and self.high_pass >= self.low_pass:
+            raise ValueError(f"high_pass ({self.high_pass} Hz) must lie below low_pass ({self.low_pass} Hz)")
+        return self
+
+
+class Exclude(Section):
+    """Limits beyond which a run is left out; null switches a rule off."""
+
+    max_mean_fd_mm: float | None = 0.5
+    """Mean framewise displacement in mm."""
+    max_censored_share: Share | None = 0.5
+    """Share of volumes censored."""
+    min_duration_s: float | None = 120
+    """Length of the run in s."""
+    min_degrees_of_freedom: float | None = 20
+    """Volumes left after confounds, censoring and filtering."""
+    min_region_coverage: Share | None = 0.5
+    """A region with a smaller share of its voxels in the brain mask is missing (NaN)."""
+    max_missing_regions: int | None = 40
+    """Runs with more missing regions are left out."""
+
+
+class Shards(Section):
+    """How samples are packed."""
+
+    shard_mb: Annotated[float, Field(gt=0)] = 256
+    """Size of a tar in MB."""
+    dtype: Literal["float16", "float32"] = "float16"
+    """Number format of the series."""
+    hdf5: bool = True
+    """Also write ``dataset.h5`` in the layout of Brain-Semantoks."""
+
+
+class Split(Section):
+    """Who is on which side; frozen once as a table."""
+
+    scheme: Literal["holdout", "kfold", "repeated_kfold", "leave_one_site_out", "predefined"]
+    """How people are divided."""
+    test: float | int | dict[str, int] | None = None
+    """Holdout: share of people, or a count, or counts per dataset."""
+    validation: float | int | dict[str, int] | None = None
+    """Holdout: the same for a validation side; default none (choices are made on inner folds)."""
+    n_folds: Annotated[int, Field(ge=2)] = 5
+    """k-fold: number of folds."""
+    n_repeats: Annotated[int, Field(ge=1)] = 1
+    """Repeated k-fold: number of repeats."""
+    stratify: list[str] = Field(default_factory=list)
+    """Columns of participants.tsv (or roles) whose mixture is kept on every side."""
+    site: str | None = None
+    """Leave-one-site-out: column that names the site; default the role ``site``."""
+    path: str | None = None
+    """Predefined: tsv with ``participant_id`` and ``role`` (optionally ``dataset``, ``fold``)."""
+    by: str | None = None
+    """Predefined: column of participants.tsv whose values decide the side."""
+    train_values: list[str] = Field(default_factory=list)
+    """Values of ``by`` on the training side."""
+    validation_values: list[str] = Field(default_factory=list)
+    """Values of ``by`` on the validation side."""
+    test_values: list[str] = Field(default_factory=list)
+    """Values of ``by`` on the test side."""
+    seed: int = 0
+    """Seed of the draw."""
+
+    @field_validator("test", "validation")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ValueError(f"a share lies between 0 and 1 (a count is written without a point), found {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Split:
+        if self.scheme == "holdout" and self.test is None:
+            raise ValueError("scheme holdout needs test: a share (0.3), a count (20) or counts per dataset")
+        if self.scheme == "predefined" and (self.path is None) == (self.by is None):
+            raise ValueError(
+                "scheme predefined needs either path: <tsv> or by: <column> with train_values and test_values"
+            )
+        return self
+
+
+class Task(Section):
+    """A question put to every model and baseline."""
+
+    target: str
+    """Column of participants.tsv."""
+    kind: Literal["binary", "multiclass", "regression"]
+    """Kind of target."""
+    positive: str | None = None
+    """Binary: the value that counts as positive."""
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    """Whose people are asked."""
+    split: Name
+    """Which split judges."""
+    confounds: list[str] = Field(default_factory=list)
+    """Columns (or mean_fd, n_timepoints) of the confounds-only baseline; the target itself is dropped."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Task:
+        if self.kind == "binary" and self.positive is None:
+            raise ValueError("a binary task needs positive: the value of the target that counts as positive")
+        return self
+
+
+class Pretrain(Section):
+    """A recipe to train, on whom, with which seeds."""
+
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    """Whose recordings are seen."""
+    people: People = "train_side"
+    """``train_side`` of each fold that judges it; ``external``: datasets of no task; ``everyone``: printed in red."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    """One model per seed."""
+    recipe: str | None = None
+    """Recipe file; default ``neuropipe/recipes/<name>.yaml``."""
+
+
+class Evaluate(Section):
+    """How everything is judged."""
+
+    readouts: Annotated[list[Literal["linear", "ridge", "logistic"]], Field(min_length=1)] = ["linear"]
+    """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers."""
+    baselines: list[Literal["majority", "confounds", "fc", "random_weights"]] = [
+        "majority",
+        "confounds",
+        "fc",
+        "random_weights",
+    ]
+    """What stands beside every model."""
+    bootstrap: Annotated[int, Field(ge=100)] = 10000
+    """Draws of the bootstrap over persons."""
+    permutations: Annotated[int, Field(ge=0)] = 200
+    """Draws of the permutation null within site."""
+
+
+class StudyConfig(Section):
+    """A study: datasets in, believed numbers out."""
+
+    study: Name
+    """Products go to ``results/<study>/``."""
+    seed: int = 0
+    """Seed of everything that no other seed governs."""
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    """Named datasets."""
+    atlases: list[str | AtlasFile] = Field(default_factory=list)
+    """Catalogue ids or own files; one pass, one region table, in this order."""
+    clean: Clean = Clean()
+    """Cleaning."""
+    exclude: Exclude = Exclude()
+    """Exclusions."""
+    shards: Shards = Shards()
+    """Packing."""
+    splits: dict[Name, Split] = Field(default_factory=dict)
+    """Named splits."""
+    tasks: dict[Name, Task] = Field(default_factory=dict)
+    """Named tasks."""
+    pretrain: dict[Name, Pretrain] = Field(default_factory=dict)
+    """Named recipes."""
+    evaluate: Evaluate = Evaluate()
+    """Judging."""
+
+    def recipe_path(self, name: str) -> Path:
+        """Return the recipe file of a pretraining name."""
+        chosen = self.pretrain[name].recipe
+        return Path(chosen) if chosen else RECIPES / f"{name}.yaml"
+
+    def judging_splits(self, recipe: str) -> list[str]:
+        """Return the splits whose tests judge a recipe: those of tasks on its datasets (all, when external)."""
+        item = self.pretrain[recipe]
+        return sorted(
+            {
+                task.split
+                for task in self.tasks.values()
+                if item.people == "external" or set(task.datasets) & set(item.datasets)
+            }
+        )
+
+    def split_datasets(self, split: str) -> list[str]:
+        """Return the datasets whose people a split divides: those of the tasks that use it, in config order."""
+        used = {name for task in self.tasks.values() if task.split == split for name in task.datasets}
+        return [name for name in self.datasets if name in used]
+
+    def series_atlas(self, dataset: str) -> str:
+        """Return the joined atlas label of a dataset's file names (alphanumerics only)."""
+        if self.datasets[dataset].kind == "series":
+            ids = [self.datasets[dataset].atlas or "regions"]
+        else:
+            ids = [a if isinstance(a, str) else a.id for a in self.atlases]
+        return re.sub(r"[^A-Za-z0-9]", "", "".join(ids))
+
+
+def _with_hint(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    return f"found {name!r}{hint} (known: {', '.join(map(str, known)) or 'none'})"
+
+
+def expand(text: str) -> str:
+    """Expand ``${NAME}`` and ``${NAME:-default}`` from the environment."""
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if name in os.environ:
+            return os.environ[name]
+        if default is None:
+            raise ConfigError(
+                f"The environment variable {name}, named in {text!r}, is not set; set it, or write a path."
+            )
+        return default
+
+    return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, text)
+
+
+def _known_keys(location: tuple) -> list[str]:
+    """Return the keys that are known where `location` (without the wrong key itself) leads to."""
+    current: Any = StudyConfig
+    inside_names = False  # the next step is a name that the user gave: of a dataset, split, task ...
+    for step in location:
+        if inside_names or step not in current.model_fields:
+            inside_names = False
+            continue
+        annotation = current.model_fields[step].annotation
+        inside_names = getattr(annotation, "__origin__", None) is dict
+        current = _section_of(annotation) or current
+    return list(current.model_fields)
+
+
+def _section_of(annotation: Any) -> Any:
+    """Return the `Section` inside an annotation like ``dict[Name, Task]`` or ``str | AtlasFile``."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        if (found := _section_of(part)) is not None:
+            return found
+    return None
+
+
+def _mistakes(error: ValidationError) -> list[str]:
+    """Return one line per mistake, each with its dotted path and the value found."""
+    lines: dict[str, str] = {}
+    for mistake in error.errors():
+        # Steps like "literal[...]" or "AtlasFile" name the tried member of a union, not a key of the file.
+        steps = [s for s in mistake["loc"] if not (isinstance(s, str) and (s[0].isupper() or "[" in s or s == "str"))]
+        where = ".".join(str(step) for step in steps)
+        if mistake["type"] == "extra_forbidden":
+            line = f"{where}: unknown key; {_with_hint(steps[-1], _known_keys(tuple(mistake['loc'][:-1])))}"
+        elif mistake["type"] == "value_error":
+            line = f"{where}: {mistake['ctx']['error']}"
+        elif mistake["type"] == "missing":
+            line = f"{where}: required, but not there"
+        else:
+            line = f"{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, found {mistake['input']!r}"
+        lines.setdefault(where, line)
+    return list(lines.values())
+
+
+def _part(content: Any, key: str) -> dict[str, dict]:
+    """Return a mapping of mappings out of raw content, leaving out what is neither (reported elsewhere)."""
+    found = content.get(key)
+    return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
+
+
+def _listed(item: dict, key: str) -> list:
+    return item[key] if isinstance(item.get(key), list) else []
+
+
+def _disagreements(content: dict[str, Any]) -> list[str]:
+    """Return the mistakes between sections: names that one uses and the other does not have."""
+    datasets, splits, tasks = (_part(content, key) for key in ("datasets", "splits", "tasks"))
+    judged = {name for task in tasks.values() for name in _listed(task, "datasets")}
+    lines = []
+    for part in ("tasks", "pretrain"):
+        for key, item in _part(content, part).items():
+            unknown = [name for name in _listed(item, "datasets") if name not in datasets]
+            lines += [f"{part}.{key}.datasets: {_with_hint(name, datasets)}" for name in unknown]
+    for key, task in tasks.items():
+        if "split" in task and task["split"] not in splits:
+            lines.append(f"tasks.{key}.split: {_with_hint(task['split'], splits)}")
+    for key, item in _part(content, "pretrain").items():
+        shared = sorted(judged & set(_listed(item, "datasets")))
+        if item.get("people") == "external" and shared:
+            lines.append(
+                f"pretrain.{key}.people: external means datasets that no task judges, but {', '.join(shared)} is "
+                "judged; use people: train_side, or other datasets"
+            )
+    if any(item.get("kind") == "fmriprep" for item in datasets.values()) and not content.get("atlases"):
+        lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
+    return lines
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; every failure names the file and the remedy."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"No file {path}; name an existing YAML file (the demo's is config.yaml).")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, found {type(content).__name__}.")
+    return content
+
+
+def parse(content: dict[str, Any], source: str = "the configuration") -> StudyConfig:
+    """Return the checked configuration of an already read mapping.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake in one message.
+    """
+    lines, config = [], None
+    try:
+        config = StudyConfig.model_validate(content)
+    except ValidationError as error:
+        lines = _mistakes(error)
+    lines += _disagreements(content)
+    if lines:
+        count = f"{len(lines)} mistakes" if len(lines) > 1 else "one mistake"
+        raise ConfigError(f"{source} has {count}:\n" + "\n".join(f"  {line}" for line in lines))
+    assert config is not None
+    return config
+
+
+def load(path: str | Path) -> StudyConfig:
+    """Read and check a study's configuration file."""
+    return parse(read_yaml(path), str(path))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of config.yaml, which editors use to complete and check it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | StudyConfig.model_json_schema()
