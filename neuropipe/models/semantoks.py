@@ -29,7 +29,6 @@ from neuropipe.models.base import ClipSpec, ModelConfig
 from neuropipe.models.layers import Block, ProjectionHead, SameConv, StructuredConv, dropout, sincos_table
 from neuropipe.signals.regions import Regions
 
-
 FIRST_LAYER = ("encoder.cls_token", "encoder.mask_token", "encoder.network_embed")
 TOKENIZERS = ("encoder.tokenizers.", "encoder.region_projection.")
 
@@ -69,8 +68,6 @@ class Config(ModelConfig):
     """Samples between the starts of patches; None is `patch_size`."""
     spatial_unit: Literal["network", "region", "brain"] = "network"
     """What a token stands for: a network of the region table, one region, or all regions together."""
-    n_networks: int | None = None
-    """Networks to derive from connectivity where the region table names none; None: each atlas is one."""
     augmentation: augment.Levels = augment.Levels()
     """Strength of the augmentations of a training clip; student and teacher see the same."""
     keep_partial_patch: bool = True
@@ -203,17 +200,13 @@ def join_maps(maps: Sequence[np.ndarray]) -> np.ndarray:
 def networks_of(regions: Regions, config: Config) -> np.ndarray:
     """Return the network id of every region, int64 (n_regions,), as `config.spatial_unit` asks.
 
-    An atlas whose regions have no network names is one network of its own.
+    An atlas whose regions have no network names is one network of its own (see
+    `neuropipe.data.networks` for deriving some); networks of the same name in two atlases are two.
     """
     if config.spatial_unit == "region":
         return np.arange(len(regions))
     if config.spatial_unit == "brain":
         return np.zeros(len(regions), dtype=np.int64)
-    if config.n_networks is not None and not regions.networks:
-        raise AtlasError(
-            f"The model asks for {config.n_networks} networks, but the regions of {'+'.join(regions.atlases)} name "
-            "none. Derive them from the training side's connectivity (Regions.with_networks) or set n_networks: null."
-        )
     maps = []
     for atlas in regions.atlases:
         named = regions.network_ids[regions.of_atlas(atlas)]
@@ -403,9 +396,9 @@ class Encoder(nn.Module):
         return self.mask_token
 
     def _positions(self, n: int) -> Tensor:
-        if n > len(self.positions):
-            self.positions = sincos_table(n, self.config.embed_dim).to(self.positions.device)
-        return self.positions[:n]
+        if n <= len(self.positions):
+            return self.positions[:n]
+        return sincos_table(n, self.config.embed_dim).to(self.positions.device)
 
 
 # ------------------------------------------------------------------ masks
@@ -629,18 +622,21 @@ class Model(nn.Module):
         n_views: int,
     ) -> dict[str, Tensor]:
         """Return the losses between the projections of both sides."""
-        config = self.config
         views = (n_views, -1)
         student_cls, teacher_cls = student.cls.unflatten(0, views), teacher.cls.unflatten(0, views)
-        parts = {"class_loss": coding_rate_loss(student_cls, teacher_cls, config)}
-        if network_weight > 0:
-            pairs = (side.networks.unflatten(0, views).flatten(1, 2) for side in (student, teacher))
-            rows = present.any(-1).unflatten(0, views).flatten(1, 2)
-            parts["network_loss"] = network_weight * coding_rate_loss(*pairs, config, rows)
-        if hidden is not None:
-            counted = (hidden & present).flatten(1)
-            parts["mask_loss"] = config.mask_loss_weight * hidden_token_loss(student.tokens, teacher.tokens, counted)
-        loss = torch.stack(list(parts.values())).sum()
+        zero = student_cls.new_zeros(())
+        parts = {"class_loss": zero, "network_loss": zero, "mask_loss": zero}
+        with torch.autocast(zero.device.type, enabled=False):  # determinants need float32
+            parts["class_loss"] = coding_rate_loss(student_cls, teacher_cls, self.config)
+            if network_weight > 0:
+                pairs = (side.networks.unflatten(0, views).flatten(1, 2) for side in (student, teacher))
+                rows = present.any(-1).unflatten(0, views).flatten(1, 2)
+                parts["network_loss"] = network_weight * coding_rate_loss(*pairs, self.config, rows)
+            if hidden is not None:
+                counted = (hidden & present).flatten(1)
+                agreement = hidden_token_loss(student.tokens, teacher.tokens, counted)
+                parts["mask_loss"] = self.config.mask_loss_weight * agreement
+        loss = parts["class_loss"] + parts["network_loss"] + parts["mask_loss"]
         spread = {"student_std": student_cls[0].std(0).mean(), "teacher_std": teacher_cls[0].std(0).mean()}
         return {"loss": loss} | {name: value.detach() for name, value in (parts | spread).items()}
 
