@@ -322,23 +322,22 @@ def expand(text: str) -> str:
     return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, text)
 
 
-def _known_keys(location: tuple) -> list[str]:
-    """Return the keys that are known where `location` (without the wrong key itself) leads to."""
-    current: Any = StudyConfig
+def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
+    """Return the keys that are known where `location` (without the wrong key itself) leads to in `model`."""
     inside_names = False  # the next step is a name that the user gave: of a dataset, split, task ...
     for step in location:
-        if inside_names or step not in current.model_fields:
+        if inside_names or step not in model.model_fields:
             inside_names = False
             continue
-        annotation = current.model_fields[step].annotation
+        annotation = model.model_fields[step].annotation
         inside_names = getattr(annotation, "__origin__", None) is dict
-        current = _section_of(annotation) or current
-    return list(current.model_fields)
+        model = _section_of(annotation) or model
+    return list(model.model_fields)
 
 
 def _section_of(annotation: Any) -> Any:
-    """Return the `Section` inside an annotation like ``dict[Name, Task]`` or ``str | AtlasFile``."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    """Return the model inside an annotation like ``dict[Name, Task]`` or ``str | AtlasFile``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in getattr(annotation, "__args__", ()):
         if (found := _section_of(part)) is not None:
@@ -346,7 +345,7 @@ def _section_of(annotation: Any) -> Any:
     return None
 
 
-def _mistakes(error: ValidationError) -> list[str]:
+def _lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Return one line per mistake, each with its dotted path and the value found."""
     lines: dict[str, str] = {}
     for mistake in error.errors():
@@ -354,7 +353,7 @@ def _mistakes(error: ValidationError) -> list[str]:
         steps = [s for s in mistake["loc"] if not (isinstance(s, str) and (s[0].isupper() or "[" in s or s == "str"))]
         where = ".".join(str(step) for step in steps)
         if mistake["type"] == "extra_forbidden":
-            line = f"{where}: unknown key; {_with_hint(steps[-1], _known_keys(tuple(mistake['loc'][:-1])))}"
+            line = f"{where}: unknown key; {_with_hint(steps[-1], _known_keys(model, tuple(mistake['loc'][:-1])))}"
         elif mistake["type"] == "value_error":
             line = f"{where}: {mistake['ctx']['error']}"
         elif mistake["type"] == "missing":
@@ -363,6 +362,16 @@ def _mistakes(error: ValidationError) -> list[str]:
             line = f"{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, found {mistake['input']!r}"
         lines.setdefault(where, line)
     return list(lines.values())
+
+
+def _message(lines: list[str], source: str) -> str:
+    count = f"{len(lines)} mistakes" if len(lines) > 1 else "one mistake"
+    return f"{source} has {count}:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def mistakes(error: ValidationError, source: str, model: type[BaseModel]) -> str:
+    """Return every mistake that pydantic found in a file, each with its dotted path and the value found."""
+    return _message(_lines(error, model), source)
 
 
 def _part(content: Any, key: str) -> dict[str, dict]:
@@ -425,11 +434,10 @@ def parse(content: dict[str, Any], source: str = "the configuration") -> StudyCo
     try:
         config = StudyConfig.model_validate(content)
     except ValidationError as error:
-        lines = _mistakes(error)
+        lines = _lines(error, StudyConfig)
     lines += _disagreements(content)
     if lines:
-        count = f"{len(lines)} mistakes" if len(lines) > 1 else "one mistake"
-        raise ConfigError(f"{source} has {count}:\n" + "\n".join(f"  {line}" for line in lines))
+        raise ConfigError(_message(lines, source))
     assert config is not None
     return config
 

@@ -1,0 +1,90 @@
+"""The command line: a table of commands, and nothing imported but the one that runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from importlib import import_module
+from types import ModuleType
+
+COMMANDS = {
+    "demo": ("neuropipe.demo.study", "simulate the demo study with its planted effects"),
+    "doctor": ("neuropipe.doctor", "check machine, versions, config and data; say what to do about each problem"),
+    "index": ("neuropipe.stages.index", "find the runs of a dataset and assign them to chunks"),
+    "parcellate": ("neuropipe.stages.parcellate", "images or raw series to clean regional series, one chunk"),
+    "shard": ("neuropipe.stages.shard", "pack one chunk's series into tars"),
+    "collect": ("neuropipe.stages.collect", "join the chunks of a dataset into one manifest and its quality tables"),
+    "hdf5": ("neuropipe.stages.hdf5", "write a dataset in the HDF5 layout of Brain-Semantoks"),
+    "split": ("neuropipe.stages.split", "freeze who is on which side, and audit it"),
+    "pretrain": ("neuropipe.stages.pretrain", "train one recipe and seed on every fold that judges it"),
+    "embed": ("neuropipe.stages.embed", "embed every person with the trained and the random network"),
+    "probe": ("neuropipe.stages.probe", "linear readouts of frozen embeddings, one task"),
+    "baselines": ("neuropipe.stages.baselines", "majority, confounds, connectivity and random weights, one task"),
+    "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
+    "report": ("neuropipe.stages.report", "the one HTML page"),
+    "atlas": ("neuropipe.stages.atlas", "list, fetch or show atlases"),
+    "schema": ("neuropipe.stages.schema", "print or rewrite the JSON schemas of config and recipes"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="neuropipe",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="From brain-imaging derivatives to brain models that can be believed.",
+        epilog=f"commands:\n{listing}\n\nneuropipe COMMAND --help tells more. The whole line: snakemake --cores all",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def _command_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"neuropipe {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    module = import_module(COMMANDS[name][0])
+    parsed = vars(_command_parser(name, module).parse_args(arguments))
+    debug = parsed.pop("debug")
+    from neuropipe.errors import NeuropipeError
+
+    try:
+        result = module.run(**parsed)
+    except NeuropipeError as error:
+        if debug:
+            raise
+        print(f"neuropipe {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    for line in getattr(result, "lines", []):
+        print(line)
+    return getattr(result, "exit_code", 0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 a bug of ours."""
+    parser = _parser()
+    parsed = parser.parse_args(argv)
+    if parsed.version:
+        from neuropipe import __version__
+
+        print(f"neuropipe {__version__}")
+        return 0
+    if parsed.command is None:
+        parser.print_help()
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return _run(parsed.command, parsed.rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Random access to shards: memory-mapped recordings found through the manifest's byte offsets."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from neuropipe.errors import InputError
+from neuropipe.paths import Study
+from neuropipe.shards import manifest
+from neuropipe.shards.sample import content_hash
+from neuropipe.signals.regions import Regions
+
+
+class Shards:
+    """The recordings of one dataset.
+
+    Parameters
+    ----------
+    folder : path
+        ``results/<study>/shards/<dataset>``, with tars, ``manifest.parquet`` and ``regions.tsv``.
+    participants : path, optional
+        tsv of the dataset's people; default ``results/<study>/index/<dataset>/participants.tsv``.
+        Labels are joined when data are read and never enter a shard.
+    """
+
+    def __init__(self, folder: str | Path, participants: str | Path | None = None) -> None:
+        self.folder = Path(folder)
+        self.dataset = self.folder.name
+        self._participants = participants or Study(self.folder.parent.parent).participants(self.dataset)
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """One row per recording, sorted by key."""
+        return manifest.read(self.folder / "manifest.parquet")
+
+    @cached_property
+    def regions(self) -> Regions:
+        """What the columns of every series are."""
+        return Regions.read(self.folder / "regions.tsv")
+
+    @cached_property
+    def participants(self) -> pd.DataFrame:
+        """People and their labels, indexed by participant_id."""
+        path = Path(self._participants)
+        if not path.is_file():
+            raise InputError(f"No participants table at {path}; run `neuropipe index`, or name another file.")
+        table = pd.read_csv(path, sep="\t", dtype={"participant_id": str}, na_values=["n/a"])
+        return table.set_index("participant_id")
+
+    @cached_property
+    def _maps(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _bytes(self, shard: str) -> np.ndarray:
+        if shard not in self._maps:
+            path = self.folder / shard
+            if not path.is_file():
+                raise InputError(
+                    f"{path} is named in {self.folder / 'manifest.parquet'} but is not there; shard again."
+                )
+            self._maps[shard] = np.memmap(path, dtype=np.uint8, mode="r")
+        return self._maps[shard]
+
+    def series(self, i: int) -> np.ndarray:
+        """Return recording `i` as a read-only memory map of shape (time, region); missing regions are zero."""
+        row = self.manifest.iloc[i]
+        content = self._bytes(row["shard"])[row["offset"] : row["offset"] + row["nbytes"]]
+        if len(content) != row["nbytes"]:
+            raise InputError(f"{self.folder / row['shard']} is shorter than its manifest says; shard again.")
+        return content.view(row["dtype"]).reshape(row["n_timepoints"], row["n_regions"])
+
+    def valid_regions(self, i: int) -> np.ndarray:
+        """Return a bool array (region,): False where recording `i` lacks the region."""
+        row = self.manifest.iloc[i]
+        if row["valid_offset"] < 0:
+            return np.ones(row["n_regions"], dtype=bool)
+        start = row["valid_offset"]
+        return self._bytes(row["shard"])[start : start + row["n_regions"]].view(bool)
+
+    def censored(self, i: int) -> np.ndarray:
+        """Return the positions (int64) of censored samples of recording `i`."""
+        return np.asarray(self.manifest["censored"].iloc[i], dtype=np.int64)
+
+    def verify(self) -> None:
+        """Raise where a recording's values do not have the hash that the manifest names."""
+        for i, row in self.manifest.iterrows():
+            if content_hash(self.series(i)) != row["sha256"]:
+                raise InputError(f"{self.folder / row['shard']}: {row['member']} is damaged; shard again.")

@@ -1,0 +1,92 @@
+"""One recording as it lies in a shard, and the columns of the manifest that finds it again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+MANIFEST_COLUMNS = {
+    "key": "string",  # <dataset>_<BIDS entities>
+    "shard": "string",  # file name of the tar, beside the manifest
+    "member": "string",  # name of the series inside the tar
+    "offset": "int64",  # first byte of the array's values in the tar (behind the .npy header)
+    "nbytes": "int64",  # bytes of the array's values
+    "n_timepoints": "int64",
+    "n_regions": "int64",
+    "dtype": "string",
+    "sha256": "string",  # of the array's values: two recordings with one hash are one recording
+    "valid_offset": "int64",  # first byte of the bool mask over regions; -1 where every region is valid
+    "n_valid_regions": "int64",
+    "censored": "object",  # positions of censored samples
+    "dataset": "string",
+    "participant_id": "string",
+    "session": "string",
+    "task": "string",
+    "run": "string",
+    "run_id": "string",
+    "t_r": "float64",  # s
+    "mean_fd": "float64",  # mm
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A recording on its way into a tar.
+
+    Attributes
+    ----------
+    key : str
+        ``<dataset>_<BIDS entities>``; no dots, because WebDataset cuts names at the first one.
+    series : ndarray of shape (time, region)
+        Finite values; regions that are missing are zero.
+    valid : bool ndarray of shape (region,)
+        False where the region is missing.
+    facts : dict
+        What the ``.json`` member and the manifest say: dataset, participant_id, run_id, session,
+        task, run, t_r (s), censored (positions), quality.
+    """
+
+    key: str
+    series: np.ndarray
+    valid: np.ndarray
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def members(self) -> list[tuple[str, bytes]]:
+        """Return the (name, bytes) pairs of the tar in their fixed order."""
+        facts = {**self.facts, "n_timepoints": int(self.series.shape[0]), "n_regions": int(self.series.shape[1])}
+        pairs = [(f"{self.key}.series.npy", npy(self.series))]
+        if not self.valid.all():
+            pairs.append((f"{self.key}.valid.npy", npy(self.valid)))
+        pairs.append((f"{self.key}.json", json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()))
+        return pairs
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return the ``.npy`` file (version 1.0, C order) of an array."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def content_hash(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array's values in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def pack(series: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a clean float series as it is stored: (values of `dtype`, valid regions).
+
+    Parameters
+    ----------
+    series : ndarray of shape (time, region)
+        A region that holds any NaN is missing as a whole.
+    dtype : str
+        ``float16`` or ``float32``.
+    """
+    valid = np.isfinite(series).all(axis=0)
+    return np.where(valid, series, 0).astype(dtype), valid

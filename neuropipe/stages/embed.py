@@ -1,0 +1,91 @@
+"""Embed every person with each fold's model, and with the same network before training."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from neuropipe import config as configuration
+from neuropipe.locks import lock
+from neuropipe.paths import Study
+from neuropipe.provenance import read_json, write_json
+
+log = logging.getLogger("neuropipe")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``neuropipe embed``."""
+    parser.add_argument("--config", type=Path, required=True, help="the study's config.yaml")
+    parser.add_argument("--models", type=Path, required=True, help="receipt.json of pretrain")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="folders shards/<dataset> to embed")
+    parser.add_argument("--threads", type=int, help="processor threads; default: torch's own choice")
+    parser.add_argument("--output", type=Path, required=True, help="receipt.json in embeddings/<recipe>/seed-<seed>")
+
+
+def _embed(folder: Path, target: Path, shards: list[Path], sites: dict[str, str | None], device) -> dict[str, Any]:
+    """Write ``trained.parquet`` and ``random.parquet`` of one model; return what the receipt says of it."""
+    from neuropipe.data.source import Source
+    from neuropipe.evaluate.embed import embed_people
+    from neuropipe.hub import export
+    from neuropipe.shards.manifest import write_parquet
+    from neuropipe.shards.read import Shards
+
+    saved = export.load(folder)
+    source = Source([Shards(path) for path in shards], None, sites, device, "mapped")
+    saved.regions.check_same(source.regions, f"{folder} and {shards[0]}")
+    family_config = saved.model.config
+    n_samples, n_clips = family_config.clips().n_samples, saved.about["recipe"]["n_clips"]
+    begun = time.perf_counter()
+    table = embed_people(saved.model.to(device), source, n_samples, n_clips)
+    seconds = time.perf_counter() - begun
+    write_parquet(target / "trained.parquet", table)
+    untrained = export.build(saved.about["family"], family_config, saved.regions, saved.about["seed"]).to(device)
+    write_parquet(target / "random.parquet", embed_people(untrained, source, n_samples, n_clips))
+    return {
+        "family": saved.about["family"],
+        "embed_dim": table.shape[1] - 3,
+        "roi_order_hash": saved.regions.order_hash,
+        "atlases": saved.regions.atlases,
+        "recordings_per_s": len(source) / seconds,
+    }
+
+
+def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, output: Path) -> None:
+    """Embed everyone in `shards` with every model of a pretraining receipt."""
+    import pandas as pd
+
+    from neuropipe.train import devices
+
+    study_config = configuration.load(config)
+    study, made = Study(output.parents[3]), read_json(models)
+    sites = {name: item.roles.site for name, item in study_config.datasets.items()}
+    facts: dict[str, dict[str, Any]] = {}
+    with lock(output.parent / ".lock"), devices.claim(threads) as device:
+        checkpoints = []
+        for model in made["models"]:
+            folder = study.root / model["folder"]
+            target = output.parent / folder.relative_to(models.parent)
+            if model["folder"] not in facts:
+                facts[model["folder"]] = _embed(folder, target, shards, sites, device)
+            people = pd.read_parquet(folder / "people.parquet")
+            checkpoints.append(
+                {
+                    **model,
+                    "folder": str(target.relative_to(study.root)),
+                    "mode": made["mode"],
+                    "people": (people["dataset"] + "/" + people["participant_id"]).tolist(),
+                    "recordings_per_s": facts[model["folder"]]["recordings_per_s"],
+                }
+            )
+        shared = {key: value for key, value in next(iter(facts.values())).items() if key != "recordings_per_s"}
+        receipt = {
+            "stage": "embed",
+            "recipe": made["recipe"],
+            "seed": made["seed"],
+            **shared,
+            "checkpoints": checkpoints,
+        }
+        write_json(output, receipt)

@@ -1,0 +1,51 @@
+"""Write a dataset as one HDF5 file in the layout of Brain-Semantoks, for exchange with its published code."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from neuropipe.locks import lock
+from neuropipe.shards import hdf5
+from neuropipe.shards.read import Shards
+
+# Names that the published code gives to the three atlases; others keep their catalogue id.
+SLOTS = {"schaefer400-7n": "schaefer400", "tian-s3": "tian3", "buckner7": "buckner7"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``neuropipe hdf5``."""
+    parser.add_argument("--shards", type=Path, required=True, help="folder shards/<dataset>")
+    parser.add_argument("--participants", type=Path, help="participants.tsv; default: the index's")
+    parser.add_argument("--output", type=Path, required=True, help="the .h5 file")
+
+
+def _label(column: pd.Series) -> np.ndarray:
+    """Return a label column as float64 (NaN = missing) or, where it holds text, as strings."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(float)
+    return column.fillna("n/a").astype(str).to_numpy(object)
+
+
+def run(*, shards: Path, participants: Path | None, output: Path) -> None:
+    """Write series, subject ids and every participants column as ``labels/<column>``."""
+    source = Shards(shards, participants)
+    ids = list(source.manifest["participant_id"])
+    people = source.participants.reindex(ids)
+
+    def series() -> list[tuple[np.ndarray, np.ndarray]]:
+        return ((np.asarray(source.series(i)), source.valid_regions(i)) for i in range(len(source)))
+
+    with lock(output.with_name(f".lock-{output.name}")):
+        hdf5.write(
+            output,
+            series=series(),
+            lengths=list(source.manifest["n_timepoints"]),
+            regions=source.regions,
+            subject_ids=ids,
+            labels={name: _label(people[name]) for name in people},
+            slots={atlas: SLOTS.get(atlas, atlas) for atlas in source.regions.atlases},
+        )

@@ -1,0 +1,168 @@
+"""Train one recipe with one seed: once for every fold that judges it, on that fold's training side."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from neuropipe import config as configuration
+from neuropipe.errors import SplitError
+from neuropipe.locks import lock
+from neuropipe.paths import Study
+from neuropipe.provenance import STAGE_VERSIONS, describe, hash_json, read_json, sha256, write_json
+
+log = logging.getLogger("neuropipe")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``neuropipe pretrain``."""
+    parser.add_argument("--config", type=Path, required=True, help="the study's config.yaml")
+    parser.add_argument("--recipe", required=True, help="name under pretrain: in the config")
+    parser.add_argument("--seed", type=int, required=True, help="seed of weights, order, clips and masks")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="folders shards/<dataset>")
+    parser.add_argument("--splits", type=Path, nargs="+", required=True, help="folders splits/<split> that judge it")
+    parser.add_argument("--threads", type=int, help="processor threads; default: torch's own choice")
+    parser.add_argument("--output", type=Path, required=True, help="receipt.json in models/<recipe>/seed-<seed>")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train: where it goes, whom it sees, and the (split, fold) pairs it serves."""
+
+    folder: str
+    people: pd.DataFrame | None
+    serves: list[tuple[str, str]]
+
+
+def plan(mode: str, splits: dict[str, pd.DataFrame], datasets: list[str]) -> list[Run]:
+    """Return the models that a recipe needs.
+
+    Parameters
+    ----------
+    mode : {"train_side", "external", "everyone"}
+        Whom the recipe may learn from.
+    splits : dict of str to DataFrame
+        The tables that judge it.
+    datasets : list of str
+        The recipe's datasets.
+
+    Raises
+    ------
+    SplitError
+        A fold's training side has nobody in `datasets`.
+    """
+    folds = [(name, fold) for name, table in splits.items() for fold in sorted(table["fold"].unique())]
+    if mode != "train_side":
+        return [Run(mode, None, folds)]
+    runs = []
+    for name, fold in folds:
+        table = splits[name]
+        chosen = table[(table["fold"] == fold) & (table["role"] == "train") & table["dataset"].isin(datasets)]
+        if chosen.empty:
+            raise SplitError(f"Fold {fold} of split {name} has nobody of {', '.join(datasets)} on its training side.")
+        people = chosen[["dataset", "participant_id"]].sort_values(["dataset", "participant_id"], ignore_index=True)
+        runs.append(Run(f"{name}/{fold}", people, [(name, fold)]))
+    return runs
+
+
+def _train(
+    run: Run, root: Path, recipe_path: Path, seed: int, shards: list[Path], facts: dict[str, Any], device
+) -> None:
+    """Train one model, unless the folder already holds exactly this one."""
+    from neuropipe.data import networks
+    from neuropipe.data.source import Source
+    from neuropipe.hub import export
+    from neuropipe.shards.manifest import write_parquet
+    from neuropipe.shards.read import Shards
+    from neuropipe.train import loop, recipe
+
+    chosen = recipe.read(recipe_path)
+    config = chosen.model_settings(str(recipe_path))
+    source = Source([Shards(p) for p in shards], run.people, facts["sites"], device, chosen.train.residence)
+    data = hash_json(source.table[["key", "sha256"]].to_numpy().tolist())
+    identity = hash_json(
+        [STAGE_VERSIONS["pretrain"], chosen.model_dump(mode="json"), data, source.regions.order_hash, seed]
+    )
+    folder = root / run.folder
+    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity:
+        log.info("pretrain %s: already done", folder)
+        return
+    (folder / "config.json").unlink(missing_ok=True)
+    regions = networks.derive(source, chosen.n_networks) if _lacks_networks(source.regions, chosen) else source.regions
+    model = export.build(chosen.family, config, regions, seed).to(device)
+    rows = loop.train(
+        model,
+        source,
+        config.clips(),
+        chosen.train,
+        seed=seed,
+        folder=folder / "checkpoints",
+        identity=identity,
+        tensorboard=folder / "tensorboard",
+        what=f"{facts['recipe']} {run.folder}",
+    )
+    write_parquet(folder / "metrics.parquet", pd.DataFrame(rows))
+    people = source.table[["dataset", "participant_id"]].drop_duplicates()
+    write_parquet(folder / "people.parquet", people.reset_index(drop=True))
+    about = {
+        "identity": identity,
+        "recipe": chosen.model_dump(mode="json"),
+        "seed": seed,
+        "t_r": float(source.table["t_r"].iloc[0]),
+        "normalisation": "z-score per region and recording",
+        "clean": facts["clean"],
+        "training": {
+            "mode": facts["mode"],
+            "n_people": source.n_people,
+            "n_recordings": len(source),
+            "data_hash": data,
+        },
+    }
+    export.save(
+        folder, family=chosen.family, config=config, model=model, regions=regions, facts=about | facts["provenance"]
+    )
+
+
+def _lacks_networks(regions, chosen) -> bool:
+    return not regions.networks and chosen.n_networks is not None
+
+
+def run(
+    *, config: Path, recipe: str, seed: int, shards: list[Path], splits: list[Path], threads: int | None, output: Path
+) -> None:
+    """Train every model of a recipe and seed, and list them in the receipt.
+
+    A model that is finished is not trained again; one that was killed goes on from its last
+    checkpoint, step for step as it would have gone.
+    """
+    from neuropipe.train import devices
+
+    study_config = configuration.load(config)
+    item, recipe_path = study_config.pretrain[recipe], study_config.recipe_path(recipe)
+    tables = {path.name: pd.read_parquet(path / "splits.parquet") for path in splits}
+    provenance = describe("pretrain", inputs={recipe_path.name: sha256(recipe_path)}, packages=("torch", "numpy"))
+    facts = {
+        "recipe": recipe,
+        "mode": item.people,
+        "sites": {name: study_config.datasets[name].roles.site for name in item.datasets},
+        "clean": study_config.clean.model_dump(mode="json"),
+        "provenance": {key: provenance[key] for key in ("GeneratedBy", "Inputs", "GeneratedAt")},
+    }
+    root, runs = output.parent, plan(item.people, tables, item.datasets)
+    with lock(root / ".lock"), devices.claim(threads) as device:
+        for one in runs:
+            _train(one, root, recipe_path, seed, shards, facts, device)
+        study = Study(output.parents[3])
+        models = [_entry(study, root, one, split, fold) for one in runs for split, fold in one.serves]
+        write_json(output, {"stage": "pretrain", "recipe": recipe, "seed": seed, "mode": item.people, "models": models})
+
+
+def _entry(study: Study, root: Path, one: Run, split: str, fold: str) -> dict[str, Any]:
+    folder = root / one.folder
+    weights = sha256(folder / "model.safetensors")
+    return {"split": split, "fold": fold, "folder": str(folder.relative_to(study.root)), "checkpoint_sha256": weights}

@@ -1,0 +1,45 @@
+"""Saving and finding training state: tensors and plain containers only, complete or not there at all."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuropipe.errors import CheckpointError
+from neuropipe.paths import atomic
+
+KEPT = 2
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write the state after `step` steps and drop all but the last two checkpoints."""
+    with atomic(folder / f"step-{step:08d}.pt") as temporary:
+        torch.save({"step": step, **state}, temporary)
+    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
+        old.unlink()
+
+
+def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """Return the newest readable state, or None where there is none.
+
+    A file that cannot be read (a disk that lied about syncing) is passed over for the one before.
+
+    Raises
+    ------
+    CheckpointError
+        There are checkpoints, and none can be read.
+    """
+    paths = sorted(folder.glob("step-*.pt"), reverse=True)
+    for path in paths:
+        try:
+            return torch.load(path, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):
+            continue
+    if paths:
+        raise CheckpointError(
+            f"None of the {len(paths)} checkpoints in {folder} can be read; delete the folder to start anew."
+        )
+    return None

@@ -1,0 +1,62 @@
+"""Which device a command computes on: a free GPU, claimed by a lock file, or the processor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from neuropipe.errors import LockedError
+from neuropipe.locks import lock
+
+
+def _lock_path(index: int) -> Path:
+    """Return the lock file of a GPU; its uuid is the same in every process, whatever is visible there."""
+    uuid = getattr(torch.cuda.get_device_properties(index), "uuid", index)
+    return Path(tempfile.gettempdir()) / f"neuropipe-gpu-{os.getuid()}" / f"{uuid}.lock"
+
+
+@contextlib.contextmanager
+def claim(threads: int | None = None) -> Iterator[torch.device]:
+    """Yield a free CUDA device, held until the block ends; without any, the processor.
+
+    Snakemake counts GPUs but never says which one a job gets, so jobs agree through one lock file
+    per device. Under ``torchrun`` the local rank decides.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Processor threads of torch; default torch's own choice.
+
+    Raises
+    ------
+    LockedError
+        There are GPUs, and all of them are held.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        yield torch.device("cpu")
+        return
+    if "LOCAL_RANK" in os.environ:
+        yield torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        return
+    with contextlib.ExitStack() as stack:
+        for index in range(torch.cuda.device_count()):
+            try:
+                stack.enter_context(lock(_lock_path(index), wait_s=0))
+            except LockedError:
+                continue
+            device = torch.device("cuda", index)
+            break
+        else:
+            raise LockedError(
+                f"All {torch.cuda.device_count()} GPUs are held by other neuropipe jobs of this user; wait for one, "
+                "or start snakemake with --resources gpu=<number of GPUs>."
+            )
+        torch.cuda.set_device(device)
+        yield device

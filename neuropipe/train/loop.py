@@ -1,0 +1,176 @@
+"""The training loop: one page, for every family.
+
+Nothing random carries over from step to step: clips, masks and dropout are drawn from generators
+that are seeded by (seed, step). A checkpoint is therefore weights, optimiser and the step number,
+and a run that was killed anywhere goes on exactly as it would have gone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuropipe.data import order
+from neuropipe.data.batch import Batch
+from neuropipe.data.source import Source
+from neuropipe.errors import NeuropipeError
+from neuropipe.models.base import ClipSpec
+from neuropipe.train import checkpoint, optim
+from neuropipe.train.progress import Progress
+from neuropipe.train.recipe import TrainSettings
+
+
+def parts(batch: Batch, n_parts: int) -> Iterator[Batch]:
+    """Cut a batch into `n_parts` along its people, all views of a person staying together."""
+    n_people = len(batch.series) // batch.n_views
+    for rows in torch.arange(n_people).tensor_split(min(n_parts, n_people)):
+        chosen = (rows + n_people * torch.arange(batch.n_views)[:, None]).reshape(-1).to(batch.series.device)
+        names = ("series", "valid_time", "valid_region", "t_r", "person", "dataset", "site")
+        taken = {name: getattr(batch, name)[chosen] for name in names}
+        yield replace(batch, **taken, labels={k: v[chosen] for k, v in batch.labels.items()})
+
+
+def train(
+    model: nn.Module,
+    source: Source,
+    spec: ClipSpec,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    folder: Path,
+    identity: str,
+    tensorboard: Path | None = None,
+    what: str = "pretrain",
+) -> list[dict[str, float]]:
+    """Train `model` in place and return its metrics, one row per `settings.log_every` steps.
+
+    Parameters
+    ----------
+    model : Module
+        A family's model, freshly initialised, on the device of `source`.
+    source : Source
+        The recordings of the training side, nobody else's.
+    spec : ClipSpec
+        How the family wants recordings cut.
+    settings : TrainSettings
+        From the recipe.
+    seed : int
+        Decides order, clips, masks and dropout; the initial weights are the caller's.
+    folder : path
+        For checkpoints; what is found there with the same `identity` is continued.
+    identity : str
+        Hash of recipe, data and seed: checkpoints of anything else are not touched by this run.
+    tensorboard : path, optional
+        Folder for TensorBoard's event files, where that is installed.
+
+    Raises
+    ------
+    NeuropipeError
+        The loss is not finite.
+    """
+    device = source.device
+    optimizer = optim.build(model, settings)
+    rows: list[dict[str, float]] = []
+    begin = 0
+    if (state := checkpoint.latest(folder, device)) and state["identity"] == identity:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        rows, begin = state["rows"], state["step"]
+    generator = torch.Generator(device=device)
+    autocast = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
+    loss_of = torch.compile(model.loss) if settings.compile else model.loss
+    writer = _tensorboard(tensorboard, begin)
+    progress = Progress(what, settings.n_steps, begin)
+    window: list[dict[str, Tensor]] = []
+    clock = time.perf_counter()
+    model.train()
+    for step in range(begin, settings.n_steps):
+        share = step / settings.n_steps
+        torch.manual_seed(order.step_seed(seed, step))  # dropout
+        generator.manual_seed(order.step_seed(seed, step))
+        lr = optim.set_schedules(optimizer, settings, step)
+        batch = source.training_batch(spec, settings.batch_size, seed, step)
+        optimizer.zero_grad(set_to_none=True)
+        window.append(_backward(loss_of, batch, settings.accumulate, generator, share, autocast))
+        if settings.clip_norm is not None:
+            window[-1]["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimizer.step()
+        if hasattr(model, "after_step"):
+            model.after_step(share)
+        done = step + 1
+        if done % settings.log_every == 0 or done == settings.n_steps:
+            n_samples = len(window) * len(batch.series) // batch.n_views
+            rows.append(_row(window, done, lr, n_samples, clock, what))
+            window, clock = [], time.perf_counter()
+            _say(writer, rows[-1])
+        progress.advance(f"loss {rows[-1]['loss']:.4f}" if rows else "")
+        if done % settings.checkpoint_every == 0 or done == settings.n_steps:
+            state = {
+                "identity": identity,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "rows": rows,
+            }
+            checkpoint.save(folder, done, state)
+    progress.close()
+    if writer is not None:
+        writer.close()
+    return rows
+
+
+def _backward(
+    loss_of, batch: Batch, n_parts: int, generator: torch.Generator, share: float, autocast
+) -> dict[str, Tensor]:
+    """Run forward and backward over the parts of a batch; return the mean of each named loss, on the device."""
+    total: dict[str, Tensor] = {}
+    n_parts = min(n_parts, len(batch.series) // batch.n_views)
+    for part in parts(batch, n_parts) if n_parts > 1 else [batch]:
+        with autocast:
+            losses = loss_of(part, generator, share)
+        (losses["loss"] / n_parts).backward()
+        for name, value in losses.items():
+            total[name] = total.get(name, 0) + value.detach() / n_parts
+    return total
+
+
+def _row(
+    window: list[dict[str, Tensor]], step: int, lr: float, n_samples: int, clock: float, what: str
+) -> dict[str, float]:
+    """Return one row of metrics: means since the last row. The only place where the device is waited for."""
+    names = window[-1].keys()
+    means = torch.stack([torch.stack([w[name].float() for w in window]).mean() for name in names]).tolist()
+    seconds = time.perf_counter() - clock
+    row = {"step": step, "lr": lr, **dict(zip(names, means, strict=True))}
+    if not math.isfinite(row["loss"]):
+        raise NeuropipeError(
+            f"{what}: the loss is {row['loss']} at step {step}. Lower `lr`, lengthen `warmup`, or look for damaged "
+            "recordings in the quality tables; the last checkpoint from before is kept."
+        )
+    return row | {"seconds": seconds, "samples_per_s": n_samples / seconds}
+
+
+def _tensorboard(folder: Path | None, begin: int):
+    """Return a writer that drops what an earlier process wrote after `begin`; None where TensorBoard is missing."""
+    if folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=begin)
+
+
+def _say(writer, row: dict[str, Any]) -> None:
+    """Write one row of metrics as scalars."""
+    if writer is not None:
+        for name, value in row.items():
+            if name != "step":
+                writer.add_scalar(name, value, row["step"])

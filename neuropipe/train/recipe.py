@@ -1,0 +1,86 @@
+"""A recipe: the hyperparameters of one training run, one YAML file, an input of the training job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from neuropipe import models
+from neuropipe.config import ConfigError, mistakes, read_yaml
+from neuropipe.models.base import ModelConfig
+
+
+class TrainSettings(BaseModel):
+    """How a model is trained, whatever its family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    n_steps: Annotated[int, Field(ge=1)]
+    """Optimiser steps."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """People per step, over all processes and accumulated parts."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts that a batch is cut into to save memory."""
+    lr: Annotated[float, Field(gt=0)]
+    """Peak learning rate."""
+    lr_schedule: Literal["cosine", "published"] = "cosine"
+    """``cosine``: linear warm-up from above zero, then cosine to zero; ``published``: the first step has rate zero."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps spent warming up."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Weight decay at the first step."""
+    weight_decay_end: Annotated[float, Field(ge=0)] | None = None
+    """Weight decay at the last step (cosine in between); default: constant."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from one layer to the one below it."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's moments."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest norm of the gradient."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """``bf16``: autocast on devices that have it; weights stay float32."""
+    compile: bool = False
+    """``torch.compile`` the loss (GPU)."""
+    residence: Literal["device", "mapped"] = "device"
+    """Recordings resident on the device, or memory-mapped on the host."""
+    log_every: Annotated[int, Field(ge=1)] = 20
+    """Steps between two rows of metrics."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 200
+    """Steps between two checkpoints; the last two are kept."""
+
+
+class Recipe(BaseModel):
+    """A training run: which family, which model, which settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    family: str
+    """A file of ``neuropipe/models``, or a dotted module of your own."""
+    model: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the family's Config."""
+    n_networks: Annotated[int, Field(ge=2)] | None = None
+    """Networks derived from the training side's connectivity where the atlas names none."""
+    train: TrainSettings
+    """Optimisation."""
+    n_clips: Annotated[int, Field(ge=1)] = 8
+    """Evenly spaced clips per recording that an embedding is averaged over."""
+
+    def model_settings(self, source: str = "the recipe") -> ModelConfig:
+        """Return the family's checked Config."""
+        try:
+            return models.load(self.family).Config.model_validate(self.model)
+        except ValidationError as error:
+            raise ConfigError(mistakes(error, source, models.load(self.family).Config)) from None
+
+
+def read(path: str | Path) -> Recipe:
+    """Read and check a recipe, its model section included; all mistakes come in one message."""
+    content = read_yaml(path)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(mistakes(error, str(path), Recipe)) from None
+    recipe.model_settings(f"{path} (model)")
+    return recipe

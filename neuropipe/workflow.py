@@ -1,0 +1,136 @@
+"""What the Snakefile asks: which chunks, folds and files a study has, and what each job depends on.
+
+Only the standard library, pydantic and yaml are imported here, because the Snakefile is parsed
+again in every cluster job. Nothing here looks at data: the graph follows from the config alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from neuropipe import config as configuration
+from neuropipe.config import StudyConfig
+from neuropipe.errors import ConfigError
+from neuropipe.paths import Study
+from neuropipe.provenance import STAGE_VERSIONS, hash_json
+
+DEFAULT_CONFIG = Path("config.yaml")
+
+
+def config_path(configfiles: Sequence[str | Path]) -> Path:
+    """Return the one configuration file of a run: ``--configfile``'s, or ``config.yaml``.
+
+    Raises
+    ------
+    ConfigError
+        Several files were given; Snakemake would merge them key by key, which mixes studies.
+    """
+    if len(configfiles) > 1:
+        names = ", ".join(map(str, configfiles))
+        raise ConfigError(
+            f"One --configfile is one study; found {len(configfiles)}: {names}. Start snakemake once per study."
+        )
+    return Path(configfiles[0]) if configfiles else DEFAULT_CONFIG
+
+
+def use_this_environment() -> None:
+    """Let jobs find the ``neuropipe`` of the environment that runs Snakemake, whether or not it was activated."""
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
+class Graph:
+    """The paths and parameters of one study's jobs.
+
+    Parameters
+    ----------
+    path : path
+        The study's configuration file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self.config: StudyConfig = configuration.load(path)
+        self.study = Study(Path("results") / self.config.study)
+        self.root = str(self.study.root)
+
+    def params(self, stage: str, *sections: object) -> str:
+        """Return what a job's rerun depends on beside its inputs: stage version and config sections."""
+        dumped = [s.model_dump(mode="json") if hasattr(s, "model_dump") else s for s in sections]
+        return f"{stage}-{STAGE_VERSIONS[stage]}-{hash_json(dumped)}"
+
+    def chunks(self, dataset: str) -> list[str]:
+        """Return the two-digit chunk labels of a dataset."""
+        return [f"{n:02d}" for n in range(self.config.datasets[dataset].n_chunks)]
+
+    def receipts(self, stage: str, dataset: str) -> list[str]:
+        """Return the receipts of a stage over all chunks of a dataset."""
+        return [str(self.study.receipt(stage, dataset, chunk)) for chunk in self.chunks(dataset)]
+
+    def shard_products(self, dataset: str) -> list[str]:
+        """Return what `snakemake shards_<dataset>` makes."""
+        files = [f"{self.study.shards(dataset)}/manifest.parquet"]
+        return files + [f"{self.study.shards(dataset)}/dataset.h5"] * self.config.shards.hdf5
+
+    def manifests(self, datasets: Sequence[str]) -> list[str]:
+        """Return the manifests of several datasets."""
+        return [f"{self.study.shards(name)}/manifest.parquet" for name in datasets]
+
+    def participants(self, datasets: Sequence[str]) -> list[str]:
+        """Return the participants tables of several datasets."""
+        return [str(self.study.participants(name)) for name in datasets]
+
+    def shard_folders(self, datasets: Sequence[str]) -> list[str]:
+        """Return the folders of shards of several datasets."""
+        return [str(self.study.shards(name)) for name in datasets]
+
+    def split_tables(self, splits: Sequence[str]) -> list[str]:
+        """Return the frozen tables of several splits."""
+        return [f"{self.study.split(name)}/splits.parquet" for name in splits]
+
+    def split_folders(self, splits: Sequence[str]) -> list[str]:
+        """Return the folders of several splits."""
+        return [str(self.study.split(name)) for name in splits]
+
+    def judged_datasets(self, recipe: str) -> list[str]:
+        """Return the datasets whose people a recipe's models must embed."""
+        judging = set(self.config.judging_splits(recipe))
+        used = {name for task in self.config.tasks.values() if task.split in judging for name in task.datasets}
+        return [name for name in self.config.datasets if name in used]
+
+    def models(self, task: str | None = None) -> list[tuple[str, int]]:
+        """Return the (recipe, seed) pairs of the study, or those that one task judges."""
+        pairs = [(recipe, seed) for recipe, item in self.config.pretrain.items() for seed in item.seeds]
+        if task is None:
+            return pairs
+        item = self.config.tasks[task]
+        embedded = {recipe: set(self.judged_datasets(recipe)) for recipe in self.config.pretrain}
+        return [
+            (recipe, seed)
+            for recipe, seed in pairs
+            if item.split in self.config.judging_splits(recipe) and set(item.datasets) <= embedded[recipe]
+        ]
+
+    def embeddings(self, task: str) -> list[str]:
+        """Return the receipts of the embeddings that a task reads."""
+        return [f"{self.study.embeddings(recipe, seed)}/receipt.json" for recipe, seed in self.models(task)]
+
+    def embedding_folders(self, task: str) -> list[str]:
+        """Return the folders of the embeddings that a task reads."""
+        return [str(self.study.embeddings(recipe, seed)) for recipe, seed in self.models(task)]
+
+    def predictions(self) -> list[str]:
+        """Return the predictions of every task's probe and baselines."""
+        return [path for task in self.config.tasks for path in self.task_predictions(task)]
+
+    def task_predictions(self, task: str) -> list[str]:
+        """Return the predictions of one task: of its probe, where a model is judged, and of its baselines."""
+        parts = ["probe", "baselines"] if self.models(task) else ["baselines"]
+        return [f"{self.study.task(task, part)}/predictions.parquet" for part in parts]
+
+    def used_splits(self) -> list[str]:
+        """Return the splits that tasks name, in the config's order."""
+        used = {task.split for task in self.config.tasks.values()}
+        return [name for name in self.config.splits if name in used]

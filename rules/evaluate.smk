@@ -1,0 +1,33 @@
+# Predictions to metrics: everything that is claimed can be recomputed from two tables, without any model.
+
+
+rule evaluate:
+    input:
+        predictions=graph.predictions(),
+        splits=graph.split_tables(graph.used_splits()),
+    output:
+        metrics=f"{graph.root}/metrics.parquet",
+        predictions=f"{graph.root}/predictions.parquet",
+        nulls=f"{graph.root}/nulls.parquet",
+    log:
+        f"{graph.root}/logs/evaluate.log",
+    benchmark:
+        f"{graph.root}/benchmarks/evaluate.tsv"
+    conda:
+        "../envs/neuropipe.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        version=graph.params(
+            "evaluate", graph.config.tasks, graph.config.evaluate, graph.config.seed
+        ),
+        config=graph.path,
+        nulls=[
+            path.replace("predictions.parquet", "nulls.parquet")
+            for path in graph.predictions()
+        ],
+        splits=graph.split_folders(graph.used_splits()),
+    shell:
+        "neuropipe evaluate --config {params.config:q} --predictions {input.predictions:q}"
+        " --nulls {params.nulls:q} --splits {params.splits:q} --output {output.metrics:q} > {log:q} 2>&1"

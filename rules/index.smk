@@ -1,0 +1,50 @@
+# `snakemake index` always rescans; a manifest is rewritten only where its content changed.
+
+
+rule index:
+    log:
+        f"{graph.root}/logs/index.log",
+    benchmark:
+        f"{graph.root}/benchmarks/index.tsv"
+    conda:
+        "../envs/neuropipe.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        config=graph.path,
+        index=f"{graph.root}/index",
+    shell:
+        "neuropipe index --config {params.config:q} --output {params.index:q} 2>&1 | tee {log:q}"
+
+
+for name in graph.config.datasets:
+
+    # The first scan of a dataset; later ones are `snakemake index`.
+    rule:
+        name:
+            f"index_{name}"
+        output:
+            [str(graph.study.chunk(name, chunk)) for chunk in graph.chunks(name)],
+            participants=str(graph.study.participants(name)),
+            runs=str(graph.study.manifest(name)),
+            excluded=str(graph.study.index_excluded(name)),
+        log:
+            f"{graph.root}/logs/index_{name}.log",
+        benchmark:
+            f"{graph.root}/benchmarks/index_{name}.tsv"
+        conda:
+            "../envs/neuropipe.yaml"
+        resources:
+            mem_mb=2000,
+            runtime=60,
+        params:
+            version=graph.params(
+                "index", graph.config.datasets[name], graph.config.exclude
+            ),
+            config=graph.path,
+            dataset=name,
+            folder=lambda wc, output: os.path.dirname(output.runs),
+        shell:
+            "neuropipe index --config {params.config:q} --dataset {params.dataset:q}"
+            " --output {params.folder:q} > {log:q} 2>&1"

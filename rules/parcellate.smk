@@ -1,0 +1,35 @@
+# One job works through one chunk's manifest; runs that are finished are skipped, so a killed job resumes.
+
+
+rule parcellate:
+    input:
+        manifest=f"{graph.root}/index/{{dataset}}/chunk-{{chunk}}.tsv",
+    output:
+        receipt=f"{graph.root}/receipts/{{dataset}}/parcellate-{{chunk}}.json",
+    log:
+        f"{graph.root}/logs/parcellate_{{dataset}}_{{chunk}}.log",
+    benchmark:
+        f"{graph.root}/benchmarks/parcellate_{{dataset}}_{{chunk}}.tsv"
+    conda:
+        "../envs/neuropipe.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        version=lambda wc: graph.params(
+            "parcellate",
+            graph.config.datasets[wc.dataset].atlas,
+            graph.config.datasets[wc.dataset].regions,
+            graph.config.atlases
+            and [
+                a if isinstance(a, str) else a.model_dump()
+                for a in graph.config.atlases
+            ],
+            graph.config.clean,
+            graph.config.exclude,
+        ),
+        config=graph.path,
+    shell:
+        "neuropipe parcellate --config {params.config:q} --dataset {wildcards.dataset:q}"
+        " --manifest {input.manifest:q} --workers {threads} --output {output.receipt:q} > {log:q} 2>&1"

@@ -1,0 +1,65 @@
+# The one page, with what was left out beside it; and a name for every dataset, recipe and task.
+
+
+rule report:
+    input:
+        metrics=f"{graph.root}/metrics.parquet",
+        predictions=f"{graph.root}/predictions.parquet",
+        quality=expand(
+            f"{graph.root}/qc/{{dataset}}/runs.parquet", dataset=graph.config.datasets
+        ),
+    output:
+        html=f"{graph.root}/report/index.html",
+        excluded=f"{graph.root}/excluded.tsv",
+    log:
+        f"{graph.root}/logs/report.log",
+    benchmark:
+        f"{graph.root}/benchmarks/report.tsv"
+    conda:
+        "../envs/neuropipe.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=15,
+    params:
+        version=graph.params("report", graph.config),
+        study=lambda wc, input: os.path.dirname(input.metrics),
+        config=graph.path,
+    shell:
+        "neuropipe report --config {params.config:q} --study {params.study:q} --output {output.html:q} > {log:q} 2>&1"
+
+
+for name in graph.config.datasets:
+
+    rule:
+        name:
+            f"parcellated_{name}"
+        input:
+            graph.receipts("parcellate", name),
+
+    rule:
+        name:
+            f"shards_{name}"
+        input:
+            graph.shard_products(name),
+
+
+for name in graph.config.pretrain:
+
+    rule:
+        name:
+            f"model_{name}"
+        input:
+            [
+                f"{graph.study.model(r, s)}/receipt.json"
+                for r, s in graph.models()
+                if r == name
+            ],
+
+
+for name in graph.config.tasks:
+
+    rule:
+        name:
+            f"task_{name}"
+        input:
+            graph.task_predictions(name),
