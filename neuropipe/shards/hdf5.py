@@ -21,6 +21,9 @@ from neuropipe.errors import InputError
 from neuropipe.paths import atomic
 from neuropipe.signals.regions import Regions
 
+# Catalogue id of an atlas to the name that the published code gives it; other atlases keep their id.
+SLOTS = {"schaefer400-7n": "schaefer400", "tian-s3": "tian3", "buckner7": "buckner7"}
+
 
 @dataclass(frozen=True)
 class Exchange:

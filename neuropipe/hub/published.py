@@ -1,0 +1,162 @@
+"""The door for released checkpoints: `published("semantoks", path)` gives a model with the released weights.
+
+A family with a release has a file ``neuropipe/hub/layouts/<family>.py`` with
+
+    SECTION                                            key under which a checkpoint file keeps its weights
+    read(weights, regions, config) -> Model            the model, every tensor accounted for
+
+and describes its keys as `Entry` objects, which `fill` copies strictly.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from neuropipe.errors import CheckpointError, ConfigError
+from neuropipe.models.base import ModelConfig
+from neuropipe.signals.regions import Regions
+
+log = logging.getLogger("neuropipe")
+
+SHOWN = 8  # keys that an error message names
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key of a released state dict.
+
+    Attributes
+    ----------
+    key : str
+        Name in the release.
+    name : str
+        Our tensor that it fills, or whose shape it has; empty for a fact.
+    use : {"weight", "dead", "copy", "fact"}
+        ``weight`` is copied, ``dead`` was never used by the released forward pass and is dropped,
+        ``copy`` must equal `name`, ``fact`` is no weight; the family's layout says what becomes of it.
+    fact : tensor, optional
+        What a fact looks like: its shape and type.
+    """
+
+    key: str
+    name: str
+    use: Literal["weight", "dead", "copy", "fact"] = "weight"
+    fact: Tensor | None = None
+
+
+def published(
+    family: str,
+    path: str | Path | Mapping[str, Tensor],
+    regions: Regions | None = None,
+    config: ModelConfig | None = None,
+) -> nn.Module:
+    """Return the released model of a family, in evaluation mode.
+
+    Parameters
+    ----------
+    family : str
+        Name of the family, e.g. ``"semantoks"``.
+    path : path or mapping
+        A ``.safetensors`` file, a file written by ``torch.save`` (only tensors and plain containers
+        are unpickled), or the state dict itself.
+    regions : Regions, optional
+        The regions of the data the model will see; default the released ones. An order that the
+        weights were not made for is refused.
+    config : ModelConfig, optional
+        Default the family's ``Config.published()``.
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be read, has an unknown key, lacks a key, or a tensor does not fit.
+    """
+    try:
+        layout = import_module(f"neuropipe.hub.layouts.{family}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"No released checkpoint is known for the family {family!r} ({error}).") from error
+    weights = read_weights(path, layout.SECTION)
+    return layout.read(weights, regions, config).eval()
+
+
+def read_weights(path: str | Path | Mapping[str, Tensor], section: str) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by key, without the prefix ``module.`` of a parallel wrapper."""
+    content = path if isinstance(path, Mapping) else _read_file(Path(path))
+    content = content.get(section, content)
+    strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise CheckpointError(
+            f"Expected a state dict, or one under {section!r}; found {_some(strangers)}, which are no tensors."
+        )
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _read_file(path: Path) -> Mapping:
+    if not path.is_file():
+        raise CheckpointError(f"No checkpoint at {path}.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(str(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {error}. Expected .safetensors, or a file of torch.save with "
+            "nothing but tensors and plain containers; fetch it again."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a mapping of names to tensors.")
+    return content
+
+
+def fill(module: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tensor]) -> None:
+    """Copy `weights` into `module`; every key must be known, every tensor of ours must be there and fit.
+
+    Raises
+    ------
+    CheckpointError
+        A key is unknown or missing, a shape differs, or a copy is not one.
+    """
+    entries = list(entries)
+    own = module.state_dict()
+    unknown = sorted(set(weights) - {entry.key for entry in entries})
+    if unknown:
+        raise CheckpointError(
+            f"The checkpoint has {len(unknown)} unknown key(s): {_some(unknown)}. It is of another family or version, "
+            "or was made with other settings; pass the config it was made with."
+        )
+    missing = [entry.key for entry in entries if entry.use == "weight" and entry.key not in weights]
+    if missing:
+        raise CheckpointError(f"The checkpoint lacks {len(missing)} key(s): {_some(missing)}.")
+    there = [entry for entry in entries if entry.key in weights]
+    for entry in there:
+        like = entry.fact if entry.use == "fact" else own[entry.name]
+        expected, found = tuple(like.shape), tuple(weights[entry.key].shape)
+        if expected != found:
+            raise CheckpointError(
+                f"{entry.key}: expected shape {expected}, found {found}. The weights were made for other regions, "
+                "another grouping into networks, or other sizes; use the regions and the config they were made with."
+            )
+    module.load_state_dict({entry.name: weights[entry.key] for entry in there if entry.use == "weight"}, strict=True)
+    own = module.state_dict()
+    for entry in there:
+        if entry.use == "copy" and not torch.equal(weights[entry.key].to(own[entry.name]), own[entry.name]):
+            raise CheckpointError(f"{entry.key} should equal the weights it is shared with, but differs.")
+    dead = [entry for entry in there if entry.use == "dead"]
+    if dead:
+        n_numbers = sum(weights[entry.key].numel() for entry in dead)
+        log.info("Dropped %d tensors (%d numbers) that the released model never uses.", len(dead), n_numbers)
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(map(str, keys[:SHOWN])) + more
