@@ -1,4 +1,4 @@
-"""The planted truth: how diagnosis and age change the coupling of nine networks, and what that makes reachable.
+"""What is planted: how diagnosis and age change the coupling of nine networks.
 
 Every person has a correlation matrix of nine network signals (unit variances, so that nothing but coupling can
 tell people apart). With ``u`` and ``v`` the unit vectors of the named network pairs over the 36 pairs,
@@ -6,7 +6,7 @@ tell people apart). With ``u`` and ``v`` the unit vectors of the named network p
     coupling = POPULATION + diagnosis_step * (patient - 1/2) * pairs_dx + age_slope * z(age) * pairs_age
                + diagnosis_spread * N(0, 1) * u + age_spread * N(0, 1) * v + pair_spread * N(0, I)
 
-As ``u`` and ``v`` share no pair, the best scores are the projections on them, and their accuracy is a closed form.
+``u`` and ``v`` share no pair, so the best scores are the projections on them (`neuropipe.demo.truth` says how good).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
-# Name, regions on the left, on the right (midline regions are counted on the left): the order of the 457 regions.
+# With the sizes, the order of the 457 regions: left cortex, right cortex, subcortex, cerebellum.
 NETWORKS = ("Vis", "SomMot", "DorsAttn", "SalVentAttn", "Limbic", "Cont", "Default", "Subcortex", "Cerebellum")
 LEFT_CORTEX = (31, 37, 23, 22, 13, 22, 52)
 RIGHT_CORTEX = (30, 40, 23, 25, 13, 30, 39)
@@ -144,19 +143,3 @@ def score(couplings: np.ndarray, pairs: Sequence[Pair]) -> np.ndarray:
     """Return each person's coupling along the unit vector of `pairs`, shape (n_people,)."""
     i, j = np.triu_indices(len(NETWORKS), 1)
     return couplings[:, i, j] @ pattern(pairs)[i, j] / len(pairs) ** 0.5
-
-
-def best_auroc(effects: Effects, noise_sd: float = 0.0) -> float:
-    """Return the best AUROC of diagnosis that any method can reach, Phi(d' / sqrt 2).
-
-    `noise_sd` is the standard error of the estimated score of one recording; 0 means that the true coupling is known.
-    """
-    step = effects.diagnosis_step * len(DIAGNOSIS_PAIRS) ** 0.5
-    spread = np.hypot(np.hypot(effects.diagnosis_spread, effects.pair_spread), noise_sd)
-    return float(ndtr(step / spread / 2**0.5))
-
-
-def best_age_r2(effects: Effects, noise_sd: float = 0.0) -> float:
-    """Return the best R2 of a linear prediction of age (`noise_sd` as in `best_auroc`); r is its square root."""
-    explained = len(AGE_PAIRS) * effects.age_slope**2
-    return float(explained / (explained + effects.age_spread**2 + effects.pair_spread**2 + noise_sd**2))

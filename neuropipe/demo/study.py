@@ -1,0 +1,267 @@
+"""The demo study: fMRIPrep-like derivatives of simulated people, with the truth beside them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from neuropipe import __version__
+from neuropipe.demo.atlas import SPACE, Layout, make_layout
+from neuropipe.demo.confounds import confounds_table, draw_motion
+from neuropipe.demo.coupling import Effects, draw_couplings, network_ids
+from neuropipe.demo.people import SITES, draw_people
+from neuropipe.demo.scan import Voxels, simulate_scan, write_scan, write_volume
+from neuropipe.demo.signals import regional_series
+from neuropipe.demo.truth import describe_truth
+from neuropipe.errors import InputError
+from neuropipe.locks import lock
+from neuropipe.paths import write_text
+from neuropipe.provenance import read_json, write_json
+
+GENERATOR_VERSION = 1  # bumped when the same seed gives other data
+HEAVY_FD_MM = 0.85  # of the run that moves too much to be used
+HOLE_NETWORK = "Limbic"  # where signal is really lost, near the air of the sinuses
+ATLAS_NAME = f"tpl-{SPACE}_atlas-Demo457_dseg"
+ROOT_SIDECAR = f"task-rest_space-{SPACE}_desc-preproc_bold.json"
+GENERATED_BY = {"Name": "neuropipe", "Version": __version__, "Description": "neuropipe demo: simulated, nobody's data"}
+
+logger = logging.getLogger("neuropipe")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to simulate.
+
+    Attributes
+    ----------
+    person : int
+        Row of the participants.
+    run : int or None
+        Number in the file name; None where the person has one run.
+    mean_fd_mm : float
+    missing_region : int or None
+        Label of a region in which the run has no signal.
+    """
+
+    participant_id: str
+    person: int
+    run: int | None
+    site: str
+    mean_fd_mm: float
+    missing_region: int | None = None
+
+    @property
+    def stem(self) -> str:
+        """File name without space, desc and suffix."""
+        return f"{self.participant_id}_task-rest" + (f"_run-{self.run}" if self.run else "")
+
+    def files(self) -> dict[str, str]:
+        """Names of the run's files by what they hold."""
+        image = f"{self.stem}_space-{SPACE}_desc"
+        names = {
+            "bold": f"{image}-preproc_bold.nii.gz",
+            "mask": f"{image}-brain_mask.nii.gz",
+            "confounds": f"{self.stem}_desc-confounds_timeseries.tsv",
+            "confounds_sidecar": f"{self.stem}_desc-confounds_timeseries.json",
+        }
+        if self.site != SITES[0].name:  # the first site's runs inherit everything from the sidecar at the root
+            names["sidecar"] = f"{image}-preproc_bold.json"
+        return names
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that is drawn before any signal: people, their couplings, and their runs."""
+
+    people: pd.DataFrame
+    couplings: np.ndarray
+    runs: list[Run]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `run`."""
+    parser.add_argument("--output", type=Path, default=Path("results/demo/study"), help="folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other people")
+    parser.add_argument("--jobs", type=int, default=None, help="processes; default: one per core")
+
+
+def run(*, output: Path, seed: int, jobs: int | None = None) -> None:
+    """Simulate the demo study; where it is complete already, do nothing.
+
+    Raises
+    ------
+    InputError
+        `output` holds something else.
+    """
+    output = Path(output)
+    plan = make_plan(seed)
+    stamp = {"version": GENERATOR_VERSION, "seed": seed}
+    with lock(output.with_name(f".{output.name}.lock")):
+        _check_ours(output)
+        if _is_complete(output, plan, stamp):
+            logger.info("The demo study in %s is complete: nothing to do.", output)
+            return
+        (output / "truth.json").unlink(missing_ok=True)
+        _write_frame(output, plan.people)
+        measured = _simulate_all(output, plan, seed, jobs or os.cpu_count() or 1)
+        _remove_stale(output, plan)
+        # The truth comes last: it says that the study is complete.
+        truth = describe_truth(plan.people, plan.couplings, Effects(), _rng(seed, "truth"))
+        write_json(output / "truth.json", {"generator": stamp, **truth, "runs": measured})
+    logger.info("Simulated %d people in %d runs in %s.", len(plan.people), len(plan.runs), output)
+
+
+def make_plan(seed: int) -> Plan:
+    """Draw people and couplings, and give three people the troubles of a real study.
+
+    One person's run has a hole in its mask where a region was; one has two good runs; one has a second run with so
+    much motion that it should not be used. Everyone has one usable run.
+    """
+    rng = _rng(seed, "people")
+    people = draw_people(rng)
+    patient = (people["diagnosis"] == "patient").to_numpy()
+    couplings = draw_couplings(patient, people["age"].to_numpy(), rng)
+    with_hole, with_two, with_heavy = rng.choice(len(people), 3, replace=False)
+    table = make_layout().table
+    hole = int(rng.choice(table.loc[table["network"] == HOLE_NETWORK, "index"]))
+    runs = []
+    for person, row in people.iterrows():
+        two = person in (with_two, with_heavy)
+        missing = hole if person == with_hole else None
+        first = Run(row["participant_id"], person, 1 if two else None, row["site"], row["mean_fd_mm"], missing)
+        runs.append(first)
+        if two:
+            again = HEAVY_FD_MM if person == with_heavy else row["mean_fd_mm"]
+            runs.append(Run(row["participant_id"], person, 2, row["site"], again))
+    return Plan(people, couplings, runs)
+
+
+def _rng(seed: int, what: str, *numbers: int) -> np.random.Generator:
+    """Return a generator of its own for each use, so that the order of simulation does not matter."""
+    return np.random.default_rng([seed, *what.encode(), *numbers])
+
+
+def _derivatives(output: Path) -> Path:
+    return output / "derivatives" / "fmriprep"
+
+
+def _func(output: Path, run: Run) -> Path:
+    return _derivatives(output) / run.participant_id / "func"
+
+
+def _check_ours(output: Path) -> None:
+    """Refuse to write into a folder with anybody else's data."""
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    description = _derivatives(output) / "dataset_description.json"
+    makers = read_json(description).get("GeneratedBy", []) if description.is_file() else []
+    if not any(maker["Name"] == GENERATED_BY["Name"] for maker in makers):
+        raise InputError(
+            f"{output}: expected an empty folder or an earlier demo study, found other files. "
+            "Name another folder with --output."
+        )
+
+
+def _is_complete(output: Path, plan: Plan, stamp: dict[str, int]) -> bool:
+    truth = output / "truth.json"
+    if not truth.is_file() or read_json(truth)["generator"] != stamp:
+        return False
+    return all((_func(output, run) / name).is_file() for run in plan.runs for name in run.files().values())
+
+
+def _write_frame(output: Path, people: pd.DataFrame) -> None:
+    """Write everything but the runs; the dataset description first, by which the folder is known as ours."""
+    derivatives, site = _derivatives(output), SITES[0]
+    description = {
+        "Name": "neuropipe demo study (simulated)",
+        "BIDSVersion": "1.9.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.1", "Description": "imitated layout"}, GENERATED_BY],
+    }
+    write_json(derivatives / "dataset_description.json", description)
+    write_json(derivatives / ROOT_SIDECAR, {"TaskName": "rest", "RepetitionTime": site.t_r, "SkullStripped": True})
+    columns = ["participant_id", "age", "sex", "diagnosis", "site"]
+    write_text(output / "participants.tsv", _tsv(people[columns]))
+    write_json(
+        output / "participants.json",
+        {
+            "age": {"Description": "Age at the examination", "Units": "years"},
+            "sex": {"Levels": {"F": "female", "M": "male"}},
+            "diagnosis": {"Levels": {"patient": "simulated disease", "control": "none"}},
+            "site": {"Description": "Scanner", "Levels": {s.name: f"TR {s.t_r} s" for s in SITES}},
+        },
+    )
+    layout = make_layout()
+    write_volume(output / "atlas" / f"{ATLAS_NAME}.nii.gz", layout.labels)
+    write_text(output / "atlas" / f"{ATLAS_NAME}.tsv", _tsv(layout.table))
+
+
+def _simulate_all(output: Path, plan: Plan, seed: int, jobs: int) -> list[dict[str, Any]]:
+    """Simulate all runs, in a pool of processes where `jobs` > 1; the bytes are the same either way."""
+    simulate = partial(_simulate_run, output, seed)
+    couplings = [plan.couplings[run.person] for run in plan.runs]
+    if jobs == 1:
+        return [simulate(run, coupling) for run, coupling in zip(plan.runs, couplings, strict=True)]
+    # Not forked: this process has the lock's thread.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(plan.runs)), mp_context=context) as pool:
+        return list(pool.map(simulate, plan.runs, couplings))
+
+
+@cache
+def _layout() -> Layout:
+    return make_layout()
+
+
+@threadpool_limits.wrap(limits=1)  # sums in another order would change the last bits
+def _simulate_run(output: Path, seed: int, run: Run, coupling: np.ndarray) -> dict[str, Any]:
+    """Simulate and write one run; return what truth.json says of it."""
+    rng = _rng(seed, "run", run.person, run.run or 1)
+    site = next(site for site in SITES if site.name == run.site)
+    layout, folder, names = _layout(), _func(output, run), run.files()
+    voxels = Voxels.of(layout, run.missing_region)
+    motion = draw_motion(site.n_volumes, run.mean_fd_mm, rng)
+    series = regional_series(coupling[None], network_ids(), n_samples=site.n_volumes, t_r=site.t_r, rng=rng)[0]
+    scan = simulate_scan(voxels, series, motion, site, rng)
+    table, metadata = confounds_table(scan, voxels.white_matter, voxels.csf, motion, site.t_r, site.n_unsteady)
+
+    mask = np.zeros(layout.labels.size, dtype=np.uint8)
+    mask[voxels.flat] = 1
+    write_volume(folder / names["mask"], mask.reshape(layout.labels.shape, order="F"))
+    write_text(folder / names["confounds"], _tsv(table))
+    write_json(folder / names["confounds_sidecar"], metadata)
+    if "sidecar" in names:
+        write_json(folder / names["sidecar"], {"RepetitionTime": site.t_r})
+    write_scan(folder / names["bold"], scan, voxels, site.t_r, rng)
+    outliers = [name for name in table if name.startswith("motion_outlier")]
+    return {
+        "run": run.stem,
+        "participant_id": run.participant_id,
+        "mean_fd_mm": float(table["framewise_displacement"].mean()),
+        "n_motion_outliers": len(outliers),
+        "missing_region": run.missing_region,
+        "too_much_motion": run.mean_fd_mm == HEAVY_FD_MM,
+    }
+
+
+def _remove_stale(output: Path, plan: Plan) -> None:
+    """Remove what an earlier seed, or a killed process, left among the runs."""
+    wanted = {_func(output, run) / name for run in plan.runs for name in run.files().values()}
+    for path in _derivatives(output).glob("sub-*/func/*"):
+        if path not in wanted:
+            path.unlink()
+
+
+def _tsv(table: pd.DataFrame) -> str:
+    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.9g", lineterminator="\n")
