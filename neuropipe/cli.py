@@ -24,7 +24,7 @@ COMMANDS = {
     "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
     "report": ("neuropipe.stages.report", "the one HTML page"),
     "atlas": ("neuropipe.stages.atlas", "list, fetch or show atlases"),
-    "schema": ("neuropipe.stages.schema", "print or rewrite the JSON schemas of config and recipes"),
+    "schema": ("neuropipe.stages.schema", "check or rewrite the JSON schemas of config, recipes and models"),
 }
 
 
