@@ -1,0 +1,339 @@
+"""Atlases: named ones from the catalogue and files of the user's own, fetched once, held to their checksum, merged.
+
+An atlas is a label image and a region table. Several are merged into one label image on the grid
+of the run, in the order in which they are listed; the region table is the concatenation of theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from neuropipe.config import AtlasFile, expand
+from neuropipe.errors import AtlasError, RunExcluded
+from neuropipe.provenance import sha256
+from neuropipe.signals import images, tables
+from neuropipe.signals.catalogue import CATALOGUE, Entry, Remote
+from neuropipe.signals.regions import COLUMNS, Regions
+
+LABEL_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """One label image with its table.
+
+    Attributes
+    ----------
+    id : str
+        Name in config.yaml.
+    space : str
+        Template space.
+    table : DataFrame
+        Columns of a region table, and ``value``: the integer in the label image.
+    labels : int32 array (x, y, z)
+        Values of the image, 0 outside.
+    affine : float64 array (4, 4)
+        Voxel indices to mm.
+    checksum : str
+        SHA-256 of the image file.
+    """
+
+    id: str
+    space: str
+    table: pd.DataFrame
+    labels: np.ndarray
+    affine: np.ndarray
+    checksum: str
+
+
+@dataclass(frozen=True, eq=False)
+class Merged:
+    """Several atlases on one grid.
+
+    Attributes
+    ----------
+    labels : int32 array (x, y, z)
+        Position of the voxel's region in the region table plus one; 0 outside.
+    n_voxels : int64 array (region,)
+        Voxels of each region on this grid.
+    n_overlapping : int
+        Voxels that more than one atlas claims; the first one listed has them.
+    """
+
+    labels: np.ndarray
+    n_voxels: np.ndarray
+    n_overlapping: int
+
+
+# --- finding and fetching -----------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Return the folder of fetched atlases: ``NEUROPIPE_CACHE``, or ``~/.cache/neuropipe``."""
+    return Path(os.environ.get("NEUROPIPE_CACHE") or Path.home() / ".cache" / "neuropipe") / "atlases"
+
+
+def templateflow_folder() -> Path:
+    """Return TemplateFlow's own folder, which is looked in first: ``TEMPLATEFLOW_HOME``, or its default."""
+    return Path(os.environ.get("TEMPLATEFLOW_HOME") or Path.home() / ".cache" / "templateflow")
+
+
+def entry(name: str) -> Entry:
+    """Return the catalogue entry of an id; an unknown id is an error that lists the known ones."""
+    if name not in CATALOGUE:
+        raise AtlasError(
+            f"No atlas {name!r} in the catalogue; known: {', '.join(CATALOGUE)}. An atlas of your own is written as "
+            "{id: ..., image: ..., table: ..., space: ...} in config.yaml."
+        )
+    return CATALOGUE[name]
+
+
+def locate(remote: Remote) -> Path | None:
+    """Return where a file of the catalogue lies on this machine, or None where it was never fetched."""
+    places = [cache_folder() / remote.file]
+    if remote.source == "templateflow":
+        places.insert(0, templateflow_folder() / remote.file)
+    # TemplateFlow's skeleton holds empty files for what it has not downloaded.
+    return next((place for place in places if place.is_file() and place.stat().st_size > 0), None)
+
+
+def record_of(path: Path) -> Path:
+    """Return the file that keeps the checksum of the first fetch."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def verified(remote: Remote, name: str) -> tuple[Path, str]:
+    """Return a fetched file and its checksum.
+
+    Raises
+    ------
+    AtlasError
+        The file was not fetched, or differs from what was published, or from what was first fetched.
+    """
+    path = locate(remote)
+    if path is None:
+        raise AtlasError(
+            f"The atlas {name} is not on this machine ({remote.file} is neither in {cache_folder()} nor in "
+            f"TEMPLATEFLOW_HOME). Fetch it once, with a network: neuropipe atlas fetch {name}"
+        )
+    found, record = sha256(path), record_of(path)
+    expected = remote.sha256 or (record.read_text(encoding="utf-8").split()[0] if record.is_file() else found)
+    if found != expected:
+        raise AtlasError(
+            f"{path} of the atlas {name} was altered: expected SHA-256 {expected}, found {found}. "
+            f"Delete it and fetch it again: neuropipe atlas fetch {name}"
+        )
+    return path, found
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def space_of(spec: str | AtlasFile) -> str:
+    """Return the declared space of an atlas, without opening anything."""
+    return entry(spec).space if isinstance(spec, str) else spec.space
+
+
+def common_space(specs: Sequence[str | AtlasFile]) -> str:
+    """Return the space of all atlases of a study.
+
+    Raises
+    ------
+    AtlasError
+        There is none, or two differ.
+    """
+    spaces = {(spec if isinstance(spec, str) else spec.id): space_of(spec) for spec in specs}
+    if len(set(spaces.values())) != 1:
+        found = ", ".join(f"{name}: {space}" for name, space in spaces.items()) or "no atlas"
+        raise AtlasError(
+            f"The atlases of a study must lie in one space, found {found}. Templates differ by millimetres: name the "
+            "builds of one space (see neuropipe atlas list)."
+        )
+    return next(iter(spaces.values()))
+
+
+def load(spec: str | AtlasFile) -> Atlas:
+    """Load an atlas of the catalogue, or a user's file.
+
+    Raises
+    ------
+    AtlasError
+        It is unknown, not fetched, altered, or its image and table do not fit together.
+    """
+    if isinstance(spec, str):
+        item = entry(spec)
+        image, checksum = verified(item.image, spec)
+        table = tables.of_entry(item, None if item.table is None else verified(item.table, spec)[0])
+        space = item.space
+    else:
+        image, checksum = _own_image(spec)
+        table, space = tables.of_file(spec.id, Path(expand(spec.table))), spec.space
+    name = spec if isinstance(spec, str) else spec.id
+    try:
+        values, affine = images.read_volume(image)
+    except RunExcluded as error:
+        raise AtlasError(f"The label image {image} of the atlas {name} cannot be read: {error}") from error
+    labels = integer_labels(values, image)
+    table = _with_centres(table, labels, affine)
+    return Atlas(name, space, _checked(table, labels, name, image), labels, affine, checksum)
+
+
+def _own_image(spec: AtlasFile) -> tuple[Path, str]:
+    image = Path(expand(spec.image))
+    if not image.is_file():
+        raise AtlasError(f"No label image {image} (atlas {spec.id}); correct atlases in config.yaml.")
+    checksum = sha256(image)
+    if spec.sha256 not in (None, checksum):
+        raise AtlasError(f"{image} (atlas {spec.id}) was altered: expected SHA-256 {spec.sha256}, found {checksum}.")
+    return image, checksum
+
+
+def integer_labels(values: np.ndarray, path: Path) -> np.ndarray:
+    """Return a label image as int32: floats are rounded, never cut, and must lie on integers.
+
+    Raises
+    ------
+    AtlasError
+        Some voxel is no integer (a probability map, or labels interpolated as if they were a signal).
+    """
+    rounded = np.rint(values)
+    far = ~(np.abs(values - rounded) < LABEL_TOLERANCE)
+    if far.any():
+        raise AtlasError(
+            f"{path}: expected integer labels, found {values[far][0]:g} and {int(far.sum()) - 1} more; "
+            "label images are resampled by nearest neighbour only."
+        )
+    return rounded.astype(np.int32)
+
+
+def _with_centres(table: pd.DataFrame, labels: np.ndarray, affine: np.ndarray) -> pd.DataFrame:
+    """Fill missing centres of regions with the mean position of their voxels, in mm to a tenth."""
+    if table[["x", "y", "z"]].notna().all(axis=None):
+        return table
+    where = np.argwhere(labels > 0)
+    value = labels[tuple(where.T)]
+    count = np.bincount(value, minlength=table["value"].max() + 1)
+    sums = np.stack([np.bincount(value, weights=axis, minlength=len(count)) for axis in where.T], axis=1)
+    with np.errstate(invalid="ignore"):
+        centres = (sums / count[:, None])[table["value"]] @ affine[:3, :3].T + affine[:3, 3]
+    computed = pd.DataFrame(centres.round(1), columns=["x", "y", "z"], index=table.index)
+    return table.assign(**{axis: table[axis].fillna(computed[axis]) for axis in "xyz"})
+
+
+def _checked(table: pd.DataFrame, labels: np.ndarray, name: str, image: Path) -> pd.DataFrame:
+    """Refuse a table none of whose labels is in the image: it belongs to another one."""
+    present = np.isin(table["value"], np.unique(labels))
+    if not present.all():
+        absent = table.loc[~present, "name"].tolist()
+        raise AtlasError(
+            f"The table of the atlas {name} names {len(absent)} regions that {image} does not have "
+            f"({', '.join(absent[:5])}); table and image must belong together."
+        )
+    return table
+
+
+def regions(atlases: Sequence[Atlas]) -> Regions:
+    """Return the region table of several atlases, in the order in which they are listed.
+
+    Raises
+    ------
+    AtlasError
+        A region occurs twice.
+    """
+    table = pd.concat([atlas.table for atlas in atlases], ignore_index=True)
+    twice = table.duplicated(["atlas", "label"])
+    if twice.any():
+        row = table.loc[twice].iloc[0]
+        raise AtlasError(f"The region {row['name']} ({row['atlas']} {row['label']}) is listed twice in atlases.")
+    return Regions(table.assign(index=np.arange(len(table)))[COLUMNS])
+
+
+# --- onto the grid of a run ---------------------------------------------------------------------
+
+
+def on_grid(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], target: np.ndarray) -> np.ndarray:
+    """Resample a label image by nearest neighbour in world coordinates.
+
+    Orientation, origin and size of both grids come from their affines, never from array positions:
+    a left-right flipped array of the same shape is put right. A voxel halfway between two goes to
+    the one with the lower index.
+
+    Parameters
+    ----------
+    labels : int array (x, y, z)
+        Source.
+    affine, target : float64 arrays (4, 4)
+        Voxel indices to mm, of the source and of the wanted grid.
+    shape : three int
+        Size of the wanted grid.
+
+    Returns
+    -------
+    int32 array of `shape`, 0 outside the source.
+    """
+    to_source = np.linalg.inv(affine) @ target
+    x, y, z = (np.arange(n, dtype=np.float64) for n in shape)
+    inside = np.ones(tuple(shape), dtype=bool)
+    flat = np.zeros(tuple(shape), dtype=np.int64)
+    for axis in range(3):
+        a, b, c, d = to_source[axis]
+        position = (a * x)[:, None, None] + (b * y)[None, :, None] + ((c * z) + d)[None, None, :]
+        nearest = np.ceil(position - 0.5 - 1e-6).astype(np.int64)
+        inside &= (nearest >= 0) & (nearest < labels.shape[axis])
+        flat = flat * labels.shape[axis] + nearest
+    out = np.zeros(tuple(shape), dtype=np.int32)
+    out[inside] = np.ascontiguousarray(labels).ravel()[flat[inside]]
+    return out
+
+
+def merge(atlases: Sequence[Atlas], shape: Sequence[int], affine: np.ndarray) -> Merged:
+    """Merge atlases of one space into one label image on the grid of a run; the first listed wins a voxel."""
+    shape = tuple(shape[:3])
+    merged = np.zeros(shape, dtype=np.int32)
+    n_overlapping, first = 0, 1
+    for atlas in atlases:
+        values = atlas.labels
+        if not images.same_grid(values.shape, atlas.affine, shape, affine):
+            values = on_grid(values, atlas.affine, shape, affine)
+        position = np.zeros(max(int(values.max()), int(atlas.table["value"].max())) + 1, dtype=np.int32)
+        position[atlas.table["value"]] = np.arange(first, first + len(atlas.table))
+        position = position[np.maximum(values, 0)]
+        n_overlapping += int(((merged > 0) & (position > 0)).sum())
+        merged = np.where(merged > 0, merged, position)
+        first += len(atlas.table)
+    n_voxels = np.bincount(merged.ravel(), minlength=first)[1:]
+    return Merged(merged, n_voxels, n_overlapping)
+
+
+def regions_of_series(atlas: str | None, table: str | None) -> Regions:
+    """Return the region table of ready-made series.
+
+    Parameters
+    ----------
+    atlas : str or None
+        Id of the atlas that the columns come from; of the catalogue, or a name of the user's own.
+    table : str or None
+        Region table; without one the regions of a catalogue atlas are numbered, so that a product does
+        not depend on what happens to be fetched on this machine.
+
+    Raises
+    ------
+    AtlasError
+        The number of regions cannot be known.
+    """
+    name = atlas or "regions"
+    if table is not None:
+        rows = tables.of_file(name, Path(expand(table)))
+        return Regions(rows.assign(index=np.arange(len(rows)))[COLUMNS])
+    if atlas is None:
+        raise AtlasError(
+            "A dataset of kind series needs atlas: <catalogue id> (see neuropipe atlas list) or regions: <tsv>, "
+            "so that its columns have names."
+        )
+    return Regions.plain(name, entry(name).n_regions)

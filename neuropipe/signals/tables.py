@@ -1,0 +1,118 @@
+"""Region tables of atlases, in the forms in which they are published, brought to one form."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from neuropipe.errors import AtlasError
+from neuropipe.signals.catalogue import ENTRIES, Entry
+from neuropipe.signals.regions import Regions
+
+# 7Networks_LH_Default_pCunPCC_9: hemisphere and network stand in the name.
+SCHAEFER_NAME = re.compile(r"^(?:7|17)Networks_(?P<hemisphere>[LR])H_(?P<network>[A-Za-z]+)_")
+SIDE = re.compile(r"(?:^|[-_ ])(?P<hemisphere>[LRlr])[Hh]?$|^(?P<first>Left|Right)\b")
+
+
+def of_entry(entry: Entry, path: Path | None) -> pd.DataFrame:
+    """Return the table of a catalogue entry: region columns and ``value``, the integer in the label image.
+
+    Raises
+    ------
+    AtlasError
+        The table has another number of regions than the catalogue says.
+    """
+    if path is None:
+        names = list(entry.names) or Regions.plain(entry.id, entry.n_regions).table["name"].tolist()
+        table = pd.DataFrame({"index": range(1, len(names) + 1), "name": names})
+    elif path.suffix == ".tsv":
+        table = _read_tsv(path)
+    else:  # one name per line, in order of the labels
+        names = path.read_text(encoding="utf-8-sig").split("\n")
+        names = [name.strip() for name in names if name.strip()]
+        table = pd.DataFrame({"index": range(1, len(names) + 1), "name": names})
+    table = table[table["index"] > 0]
+    if len(table) != entry.n_regions:
+        raise AtlasError(f"{path}: expected {entry.n_regions} regions of {entry.id}, found {len(table)}.")
+    return _complete(table.assign(atlas=entry.id), entry.network)
+
+
+def of_file(name: str, path: Path) -> pd.DataFrame:
+    """Return the table of a user's atlas.
+
+    Parameters
+    ----------
+    name : str
+        Id of the atlas, used where the table has no column ``atlas``.
+    path : Path
+        tsv with ``index`` (integer in the image) and ``name``; ``atlas``, ``label`` (integer inside
+        that atlas), ``network``, ``hemisphere``, ``x``, ``y``, ``z`` are used where present.
+
+    Notes
+    -----
+    A merged atlas says in ``atlas`` which one a region comes from. Names of the catalogue (or their
+    aliases, such as ``Schaefer2018``) become its ids, and ``label`` then counts within each atlas, so
+    that data parcellated with the merged file and with its parts have the same region order.
+    """
+    if not path.is_file():
+        raise AtlasError(f"No region table {path} (atlas {name}); correct atlases in config.yaml.")
+    table = _read_tsv(path)
+    table = table[table["index"] > 0]  # BIDS tables may list the background
+    if "atlas" not in table:
+        table = table.assign(atlas=name)
+    else:
+        table = table.assign(atlas=_catalogue_ids(table))
+        if "label" not in table:
+            table = table.assign(label=table.groupby("atlas", sort=False).cumcount() + 1)
+    return _complete(table, None)
+
+
+def _read_tsv(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(
+        StringIO(path.read_text(encoding="utf-8-sig")), sep="\t", dtype=str, keep_default_na=False, na_values=["n/a"]
+    )
+    missing = [column for column in ("index", "name") if column not in table]
+    if missing:
+        raise AtlasError(f"{path} needs the columns index and name (tab separated); found {list(table.columns)}.")
+    numbers = pd.to_numeric(table["index"], errors="coerce")
+    if numbers.isna().any() or (numbers % 1 != 0).any() or numbers.duplicated().any():
+        raise AtlasError(f"{path}: the column index must hold a different whole number in each row.")
+    return table.assign(index=numbers.astype(int))
+
+
+def _catalogue_ids(table: pd.DataFrame) -> pd.Series:
+    """Return the column ``atlas`` with the catalogue's ids where size and naming fit an entry."""
+    ids = {}
+    for name, rows in table.groupby("atlas", sort=False):
+        seventeen = rows["name"].iloc[0].startswith("17Networks")  # the same regions in another order
+        fitting = [e.id for e in ENTRIES if name in (e.id, *e.aliases) and len(rows) == e.n_regions]
+        ids[name] = fitting[0] if fitting and not seventeen else name
+    return table["atlas"].map(ids)
+
+
+def _complete(table: pd.DataFrame, network: str | None) -> pd.DataFrame:
+    """Add the columns that are missing, from the names where they stand in them."""
+    names = table["name"].fillna("")
+    schaefer = names.str.extract(SCHAEFER_NAME)
+    side = names.str.extract(SIDE)
+    guessed = {
+        "network": pd.Series(network, index=table.index, dtype=object) if network else schaefer["network"],
+        "hemisphere": schaefer["hemisphere"].fillna(side["hemisphere"].str.upper()).fillna(side["first"].str[0]),
+    }
+    columns = {
+        "value": table["index"],
+        "atlas": table["atlas"],
+        "label": pd.to_numeric(table["label"]).astype(int) if "label" in table else table["index"],
+        "name": names,
+    }
+    for column, values in guessed.items():
+        given = table[column] if column in table else pd.Series(np.nan, index=table.index, dtype=object)
+        columns[column] = given.fillna(values).fillna("")
+    for axis in "xyz":
+        given = table[axis] if axis in table else pd.Series(np.nan, index=table.index)
+        columns[axis] = pd.to_numeric(given, errors="coerce")
+    return pd.DataFrame(columns).reset_index(drop=True)

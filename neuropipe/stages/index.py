@@ -1,0 +1,110 @@
+"""Stage index: find a dataset's runs and people, and write the manifests that every later job starts from."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from neuropipe import config as configuration
+from neuropipe.bids import fmriprep, participants, series
+from neuropipe.bids.index import EXCLUDED_COLUMNS, RUN_COLUMNS, Found, exclusion, summary, to_tsv
+from neuropipe.errors import ConfigError, InputError
+from neuropipe.locks import lock
+from neuropipe.paths import write_if_changed
+from neuropipe.signals.atlases import common_space
+
+log = logging.getLogger("neuropipe")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--config", required=True, metavar="PATH", help="the study's config.yaml")
+    parser.add_argument("--dataset", metavar="NAME", help="one dataset; default: all, each in a folder of its name")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the manifests")
+
+
+def run(*, config: str, dataset: str | None, output: str) -> None:
+    """Index one dataset into `output`, or every dataset of the study into ``output/<dataset>``."""
+    study = configuration.load(config)
+    if dataset is None:
+        for name in study.datasets:
+            index_dataset(study, name, Path(output) / name)
+    else:
+        if dataset not in study.datasets:
+            raise ConfigError(f"{config} has no dataset {dataset!r}; known: {', '.join(study.datasets)}.")
+        index_dataset(study, dataset, Path(output))
+
+
+def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> None:
+    """Write ``runs.tsv``, ``chunk-NN.tsv``, ``participants.tsv`` and ``excluded.tsv`` of one dataset.
+
+    A file is rewritten only when its content changed, so that only those chunks run again whose
+    runs did.
+
+    Raises
+    ------
+    InputError
+        Nothing can be used; the message sums up why.
+    """
+    dataset = study.datasets[name]
+    path = Path(configuration.expand(dataset.path))
+    if dataset.participants:
+        people = participants.load(Path(configuration.expand(dataset.participants)))
+    else:
+        people = participants.load(participants.find(series.data_root(path)))
+    found = _find(study, name, path, people)
+    found.excluded += _people_without_runs(found, name, people)
+    if not found.runs:
+        raise InputError(
+            f"Dataset {name}: nothing in {path} can be used.\n{summary(found.excluded)}\n"
+            f"Correct datasets.{name} in the configuration, or the data."
+        )
+    found.runs.sort(key=lambda row: row["run_id"])
+    found.excluded.sort(key=lambda row: [row[column] for column in EXCLUDED_COLUMNS])
+    with lock(output / ".lock"):
+        changed = _write(found, people, dataset.n_chunks, output)
+    n_people = len({row["participant_id"] for row in found.runs})
+    log.info(
+        "%s: %d runs of %d people in %d chunks, %d left out; %s",
+        *(name, len(found.runs), n_people, dataset.n_chunks, len(found.excluded)),
+        f"{changed} files changed" if changed else "nothing changed",
+    )
+
+
+def _find(study: configuration.StudyConfig, name: str, path: Path, people: pd.DataFrame) -> Found:
+    dataset = study.datasets[name]
+    if dataset.kind == "series":
+        return series.find(path, name, dataset.select, people, dataset.t_r, dataset.n_chunks)
+    space = common_space(study.atlases)
+    return fmriprep.find(path, name, dataset.select, space, set(people["participant_id"]), dataset.n_chunks)
+
+
+def _people_without_runs(found: Found, name: str, people: pd.DataFrame) -> list[dict[str, str]]:
+    """Return a row for each person of the table of whom nothing was found, usable or not."""
+    seen = {row["participant_id"] for row in (*found.runs, *found.excluded)}
+    detail = "a row in participants.tsv, but no file; nothing to do if that is meant"
+    return [
+        exclusion("index", name, person, "n/a", "n/a", "no data", detail)
+        for person in people["participant_id"]
+        if person not in seen
+    ]
+
+
+def _write(found: Found, people: pd.DataFrame, n_chunks: int, output: Path) -> int:
+    """Write the tables where their content changed; return how many did."""
+    tables = {
+        "runs.tsv": to_tsv(found.runs, RUN_COLUMNS),
+        "participants.tsv": people.to_csv(sep="\t", index=False, lineterminator="\n"),
+        "excluded.tsv": to_tsv(found.excluded, EXCLUDED_COLUMNS),
+    }
+    for chunk in range(n_chunks):
+        rows = [row for row in found.runs if row["chunk"] == f"{chunk:02d}"]
+        tables[f"chunk-{chunk:02d}.tsv"] = to_tsv(rows, RUN_COLUMNS)
+    changed = sum(write_if_changed(output / file, text) for file, text in tables.items())
+    for stale in output.glob("chunk-*.tsv"):
+        if stale.name not in tables:
+            stale.unlink()
+    return changed
