@@ -1,0 +1,114 @@
+"""From a study's files to a question, and from answers to the tables of a task's folder."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from neuropipe import config as configuration
+from neuropipe.errors import ConfigError, InputError
+from neuropipe.evaluate import tables
+from neuropipe.evaluate.protocol import Answer, Question, ask
+from neuropipe.evaluate.targets import read_target
+from neuropipe.paths import write_text
+from neuropipe.provenance import describe, hash_json, sha256, write_json
+from neuropipe.shards.read import Shards
+from neuropipe.splits.people import gather
+
+EXCLUDED = ["stage", "dataset", "participant_id", "run_id", "path", "reason", "detail"]
+
+
+@dataclass(frozen=True, eq=False)
+class Posed:
+    """A question with the files that it came from."""
+
+    question: Question
+    study: configuration.StudyConfig
+    sources: list[Shards]
+    inputs: dict[str, str]
+
+
+def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
+    """Read a study's files and pose the question of one task.
+
+    Raises
+    ------
+    ConfigError
+        The task is not in the configuration, or its datasets' shards were not given.
+    InputError
+        A file is missing.
+    """
+    study = configuration.load(config)
+    if task not in study.tasks:
+        raise ConfigError(f"No task {task!r} in {config}; known are {', '.join(study.tasks) or 'none'}.")
+    settings = study.tasks[task]
+    path = split_dir / "splits.parquet"
+    if not path.is_file():
+        raise InputError(f"No split at {path}; run `neuropipe split` first.")
+    sources = [Shards(folder) for folder in shards if folder.name in settings.datasets]
+    if missing := sorted(set(settings.datasets) - {source.dataset for source in sources}):
+        raise ConfigError(f"Task {task!r} asks about {', '.join(missing)}, but --shards has no such folder; add it.")
+    people = gather(sources, {name: study.datasets[name].roles for name in settings.datasets})
+    target = read_target(task, settings, people)
+    table = pd.read_parquet(path)
+    regions = sources[0].regions
+    judged = {"task": settings, "split": study.splits[settings.split], "evaluate": study.evaluate}
+    facts = {
+        "atlas_id": "+".join(regions.atlases),
+        "roi_order_hash": regions.order_hash,
+        "config_hash": hash_json({k: v.model_dump(mode="json") for k, v in judged.items()} | {"seed": study.seed}),
+        "data_hash": hash_json(sorted(people.recordings["sha256"])),
+    }
+    draws = study.evaluate.permutations
+    question = ask(people, target, table, draws=draws, seed=study.seed, facts=facts)
+    inputs = {f"shards/{s.dataset}/manifest.parquet": sha256(s.folder / "manifest.parquet") for s in sources}
+    return Posed(question, study, sources, inputs | {f"splits/{split_dir.name}/splits.parquet": sha256(path)})
+
+
+def write(stage: str, posed: Posed, answer: Answer, output: Path, unseen: dict[str, list[int]] | None = None) -> None:
+    """Write a task's tables, who could not be asked or seen, and the sidecar.
+
+    Parameters
+    ----------
+    unseen : dict of str to list of int
+        By system: rows of people without an embedding.
+    """
+    keys = ["run_id", "repeat", "fold"]
+    order = [*keys, "dataset", "participant_id"]
+    predictions = answer.predictions.sort_values([*keys, "role", *order[3:]], ignore_index=True)
+    tables.write(output / "predictions.parquet", predictions, tables.PREDICTIONS)
+    tables.write(output / "nulls.parquet", answer.nulls.sort_values(order, ignore_index=True), tables.NULLS)
+    choices = answer.choices.sort_values([*keys, "strength"], ignore_index=True)
+    tables.write(output / "choices.parquet", choices, tables.CHOICES)
+    tables.write(output / "costs.parquet", answer.costs.sort_values(["run_id", "measure"]), tables.COSTS)
+    _write_excluded(stage, posed.question, output / "excluded.tsv", unseen or {})
+    task = posed.study.tasks[posed.question.target.task].model_dump(mode="json")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    facts = {"task": posed.question.target.task, "peak_memory_bytes": memory}
+    packages = ["numpy", "scipy", "pandas"]
+    write_json(
+        output / f"{stage}.json", describe(stage, inputs=posed.inputs, settings=task, packages=packages, **facts)
+    )
+
+
+def _write_excluded(stage: str, question: Question, path: Path, unseen: dict[str, list[int]]) -> None:
+    """List people without a target (not asked) and people without an embedding (predicted from the mean)."""
+    people = question.people.table
+    column = question.target.column
+    rows = [
+        [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "no target", f"{column} is missing"]
+        for i in range(len(people))
+        if not question.target.known[i]
+    ]
+    rows += [
+        [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", system, "no embedding",
+         "predicted from the training side's mean embedding"]
+        for system, missing in sorted(unseen.items())
+        for i in missing
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=EXCLUDED)
+    write_text(path, table.to_csv(sep="\t", index=False, lineterminator="\n"))

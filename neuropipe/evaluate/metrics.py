@@ -1,0 +1,260 @@
+"""Metrics for many label vectors or many person weights at once.
+
+Every function takes ``y``, ``prediction`` and ``weight`` as arrays ``(draws or 1, n)`` that broadcast
+against each other, and returns one value per draw: permuted labels and their predictions for a null,
+or weights that count how often each person was drawn for a bootstrap. Where a value is not defined
+(one class only, no variance) it is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+N_BINS = 15  # of the calibration error, with equal mass
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Labels and predictions of one test set, as rows that broadcast.
+
+    Attributes
+    ----------
+    y : ndarray (draws or 1, n)
+        0 or 1, or numbers.
+    prediction : ndarray (draws or 1, n)
+        Scores (larger is more positive) or predicted numbers.
+    logit : ndarray (1, n) or None
+        Log odds, where the scores are probabilities.
+    train_mean : ndarray (1, n)
+        Mean of the target over each row's training side.
+    """
+
+    y: np.ndarray
+    prediction: np.ndarray
+    logit: np.ndarray | None
+    train_mean: np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named metric and what may be done with it.
+
+    Attributes
+    ----------
+    compute : callable
+        ``(scored, weight) -> ndarray (draws,)``.
+    better : int
+        1 where larger is better, -1 where smaller is, 0 where neither is (no null, no comparison).
+    stratified : bool
+        The bootstrap keeps the number of each class.
+    probability : bool
+        Needs probabilities.
+    null : bool
+        Has a permutation null.
+    thresholded : bool
+        Uses `THRESHOLD`.
+    """
+
+    compute: Callable[[Scored, np.ndarray], np.ndarray]
+    better: int = 1
+    stratified: bool = False
+    probability: bool = False
+    null: bool = True
+    thresholded: bool = False
+
+
+def _ordered(score: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Return `score` and `others` with columns in ascending order of score."""
+    order = np.argsort(score, axis=1, kind="stable")
+    if len(order) == 1:
+        return [values[:, order[0]] for values in (score, *others)]
+    n = order.shape
+    return [np.take_along_axis(np.broadcast_to(values, n), order, axis=1) for values in (score, *others)]
+
+
+def _run_bounds(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and last position (rows, n) of the run of equal values that each position lies in."""
+    rows, n = ordered.shape
+    place = np.broadcast_to(np.arange(n), (rows, n))
+    new = np.concatenate([np.ones((rows, 1), bool), ordered[:, 1:] != ordered[:, :-1]], axis=1)
+    ends = np.concatenate([new[:, 1:], np.ones((rows, 1), bool)], axis=1)
+    first = np.maximum.accumulate(np.where(new, place, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, place, n - 1)[:, ::-1], axis=1)[:, ::-1]
+    return first, last
+
+
+def _at(values: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Return `values` (draws or 1, m) at the columns `position` (draws or 1, n)."""
+    if len(position) == 1:
+        return values[:, position[0]]
+    return np.take_along_axis(np.broadcast_to(values, (len(position), values.shape[1])), position, axis=1)
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Divide; NaN where the denominator is not positive."""
+    numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+
+
+def auroc(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Area under the receiver operating characteristic; ties count half."""
+    score, y, weight = _ordered(score, y, weight)
+    positive, negative = weight * y, weight * (1 - y)
+    below = np.cumsum(negative, axis=1)
+    first, last = _run_bounds(score)
+    # Negatives strictly below plus half of those at the same score, for every positive.
+    upto = np.concatenate([np.zeros((len(below), 1)), below], axis=1)
+    middle = (_at(upto, first) + _at(upto, last + 1)) / 2
+    return _divide((positive * middle).sum(axis=1), positive.sum(axis=1) * below[:, -1])
+
+
+def auprc(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Average precision: the mean precision at the positives' scores, equal scores taken together."""
+    score, y, weight = _ordered(-score, y, weight)
+    positive = weight * y
+    _, last = _run_bounds(score)
+    found = np.cumsum(positive, axis=1)
+    precision = _divide(found, np.cumsum(np.broadcast_to(weight, positive.shape), axis=1))
+    return _divide(np.nansum(positive * _at(precision, last), axis=1), found[:, -1])
+
+
+def _confusion(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return weighted true positives, false negatives, false positives and true negatives."""
+    called = score >= THRESHOLD
+    cells = (y * called, y * ~called, (1 - y) * called, (1 - y) * ~called)
+    return tuple((weight * cell).sum(axis=1, dtype=float) for cell in cells)
+
+
+def balanced_accuracy(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Mean of sensitivity and specificity at the threshold."""
+    tp, fn, fp, tn = _confusion(y, score, weight)
+    return (_divide(tp, tp + fn) + _divide(tn, tn + fp)) / 2
+
+
+def mcc(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Matthews' correlation coefficient at the threshold; 0 where everyone is called the same."""
+    tp, fn, fp, tn = _confusion(y, score, weight)
+    root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return np.nan_to_num(_divide(tp * tn - fp * fn, root))
+
+
+def _weighted_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    if len(values) == 1:
+        return _divide(weight @ values[0], weight.sum(axis=1))
+    return _divide((weight * values).sum(axis=1), weight.sum(axis=1))
+
+
+def brier(y: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Mean squared difference of probability and outcome."""
+    return _weighted_mean((probability - y) ** 2, weight)
+
+
+def brier_skill(y: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """``1 - Brier / Brier of the test set's prevalence``."""
+    prevalence = _weighted_mean(y, weight)
+    return 1 - _divide(brier(y, probability, weight), prevalence * (1 - prevalence))
+
+
+def ece(y: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Expected calibration error of the positive class: probability against frequency in bins of equal mass.
+
+    Equal probabilities share a bin. The bins are those of the unweighted sample.
+    """
+    n = probability.shape[1]
+    bins = ((rankdata(probability, axis=1) - 0.5) / n * N_BINS).astype(int)
+    if len(probability) == len(y) == 1:
+        gap = np.where(bins[0][:, None] == np.arange(N_BINS), (y - probability)[0][:, None], 0)  # (n, bin)
+        return _divide(np.abs(weight @ gap).sum(axis=1), weight.sum(axis=1))
+    gap = weight * (y - probability)
+    total = sum(np.abs(np.where(bins == b, gap, 0).sum(axis=1)) for b in range(N_BINS))
+    return _divide(total, np.broadcast_to(weight, gap.shape).sum(axis=1))
+
+
+def calibration_line(y: np.ndarray, logit: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return slope and intercept of the logistic regression of the outcome on the predicted log odds.
+
+    By Newton's method for all rows together. NaN where the labels are separated or the logits do not vary.
+    """
+    y, logit, weight = np.broadcast_arrays(y, logit, weight)
+    slope, intercept = np.ones(len(y)), np.zeros(len(y))
+    if not np.ptp(logit, axis=1).all():
+        return np.full(len(y), np.nan), np.full(len(y), np.nan)
+    converged = np.zeros(len(y), dtype=bool)
+    for _ in range(25):
+        p = 1 / (1 + np.exp(-np.clip(slope[:, None] * logit + intercept[:, None], -30, 30)))
+        residual, curvature = weight * (y - p), weight * p * (1 - p)
+        g0, g1 = residual.sum(axis=1), (residual * logit).sum(axis=1)
+        h0, h1, h2 = ((curvature * power).sum(axis=1) for power in (1, logit, logit**2))
+        determinant = h0 * h2 - h1**2
+        step0, step1 = _divide(h2 * g0 - h1 * g1, determinant), _divide(h0 * g1 - h1 * g0, determinant)
+        converged = np.maximum(np.abs(step0), np.abs(step1)) < 1e-6
+        if (converged | np.isnan(step0)).all():
+            break
+        intercept, slope = intercept + np.clip(step0, -5, 5), slope + np.clip(step1, -5, 5)
+    return np.where(converged, slope, np.nan), np.where(converged, intercept, np.nan)
+
+
+def mae(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Mean absolute error, in the target's unit."""
+    return _weighted_mean(np.abs(yhat - y), weight)
+
+
+def r2(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray, train_mean: np.ndarray) -> np.ndarray:
+    """``1 - squared error / squared error of the training side's mean``."""
+    return 1 - _divide(_weighted_mean((yhat - y) ** 2, weight), _weighted_mean((y - train_mean) ** 2, weight))
+
+
+def _moments(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return weighted variance of y, of yhat, and their covariance; centred first, so that nothing cancels."""
+    y = y - y.mean(axis=1, keepdims=True)
+    yhat = yhat - yhat.mean(axis=1, keepdims=True)
+    mean_y, mean_yhat = _weighted_mean(y, weight), _weighted_mean(yhat, weight)
+    var_y = _weighted_mean(y**2, weight) - mean_y**2
+    var_yhat = _weighted_mean(yhat**2, weight) - mean_yhat**2
+    return var_y, var_yhat, _weighted_mean(y * yhat, weight) - mean_y * mean_yhat
+
+
+def pearson_r(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Pearson's correlation; NaN where the prediction does not vary."""
+    var_y, var_yhat, covariance = _moments(y, yhat, weight)
+    flat = np.maximum(var_yhat, 0) <= 1e-20 * np.maximum(var_y, 1e-300)
+    return np.where(flat, np.nan, _divide(covariance, np.sqrt(np.maximum(var_y, 0) * np.maximum(var_yhat, 0))))
+
+
+def age_bias_slope(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Slope of ``yhat - y`` on ``y``: 0 without bias, -1 for a constant prediction (the age bias of brain age)."""
+    var_y, _, covariance = _moments(y, yhat, weight)
+    return _divide(covariance, var_y) - 1
+
+
+PRIMARY = {"binary": "auroc", "regression": "mae"}
+METRICS: dict[str, dict[str, Metric]] = {
+    "binary": {
+        "auroc": Metric(lambda s, w: auroc(s.y, s.prediction, w), stratified=True),
+        "auprc": Metric(lambda s, w: auprc(s.y, s.prediction, w), stratified=True),
+        "balanced_accuracy": Metric(
+            lambda s, w: balanced_accuracy(s.y, s.prediction, w), stratified=True, thresholded=True
+        ),
+        "mcc": Metric(lambda s, w: mcc(s.y, s.prediction, w), thresholded=True),
+        "brier": Metric(lambda s, w: brier(s.y, s.prediction, w), better=-1, probability=True),
+        "brier_skill": Metric(lambda s, w: brier_skill(s.y, s.prediction, w), probability=True),
+        "ece": Metric(lambda s, w: ece(s.y, s.prediction, w), better=-1, probability=True, null=False),
+        "calibration_slope": Metric(
+            lambda s, w: calibration_line(s.y, s.logit, w)[0], better=0, probability=True, null=False
+        ),
+        "calibration_intercept": Metric(
+            lambda s, w: calibration_line(s.y, s.logit, w)[1], better=0, probability=True, null=False
+        ),
+    },
+    "regression": {
+        "mae": Metric(lambda s, w: mae(s.y, s.prediction, w), better=-1),
+        "r2": Metric(lambda s, w: r2(s.y, s.prediction, w, s.train_mean)),
+        "pearson_r": Metric(lambda s, w: pearson_r(s.y, s.prediction, w)),
+        "age_bias_slope": Metric(lambda s, w: age_bias_slope(s.y, s.prediction, w), better=0, null=False),
+    },
+}

@@ -1,0 +1,143 @@
+"""Who answers a task: frozen embeddings of a trained or a random network, connectivity, confounds, the majority."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from neuropipe.errors import InputError
+from neuropipe.evaluate.features import Features, confound_design, confound_names, connectivity
+from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
+from neuropipe.evaluate.protocol import Answer, Fold, Question, System, answer, constant_answer, resolve_readouts
+from neuropipe.provenance import read_json
+
+Weights = Literal["trained", "random"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """The embeddings of one recipe and seed: a folder with ``receipt.json`` and one table per fold.
+
+    Parameters
+    ----------
+    folder : Path
+        ``embeddings/<recipe>/seed-<k>``.
+    receipt : dict
+        Its receipt: recipe, seed, and for every checkpoint its split, fold, mode and whom it learned from.
+    """
+
+    folder: Path
+    receipt: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Embeddings:
+        """Open a folder that `neuropipe embed` wrote."""
+        path = Path(folder) / "receipt.json"
+        if not path.is_file():
+            raise InputError(f"No embeddings at {folder} (no receipt.json); run `neuropipe embed` first.")
+        return cls(Path(folder), read_json(path))
+
+    def checkpoint(self, split: str, fold: str) -> dict[str, Any]:
+        """Return the receipt's entry of the model that answers for a fold.
+
+        Raises
+        ------
+        InputError
+            No model was trained for the fold.
+        """
+        entries = self.receipt["checkpoints"]
+        own = [entry for entry in entries if entry["split"] == split and str(entry["fold"]) == fold]
+        if not own:
+            raise InputError(
+                f"{self.folder}/receipt.json has no model for fold {fold} of the split {split!r}; embed again."
+            )
+        return own[0]
+
+    def features(self, question: Question, fold: Fold, weights: Weights) -> Features:
+        """Return the embeddings for a fold, one row per person; NaN for people who have none."""
+        entry = self.checkpoint(question.split, fold.name)
+        study = self.folder.parents[2]  # the receipt's folders are relative to results/<study>
+        path = study / entry["folder"] / f"{weights}.parquet"
+        if not path.is_file():
+            raise InputError(f"No embeddings at {path}; run `neuropipe embed` again.")
+        table = pd.read_parquet(path)
+        columns = [name for name in table if name[0] == "e" and name[1:].isdigit()]
+        rows = table.set_index(table["dataset"] + "/" + table["participant_id"])[columns]
+        return Features(rows.reindex(question.people.ids).to_numpy(np.float64))
+
+
+def probe(
+    question: Question, embeddings: Embeddings, readouts: list[str], weights: Weights = "trained"
+) -> list[Answer]:
+    """Let linear readouts of frozen embeddings answer.
+
+    Raises
+    ------
+    SplitError
+        Pretraining saw test people although the study did not ask for that.
+    """
+    system = embedding_system(question, embeddings, weights)
+
+    def features(fold: Fold) -> Features:
+        return embeddings.features(question, fold, weights)
+
+    return [answer(question, system, name, features) for name in resolve_readouts(readouts, question.target.kind)]
+
+
+def embedding_system(question: Question, embeddings: Embeddings, weights: Weights) -> System:
+    """Return who the embeddings' network is, with its checkpoint and its overlap with every fold's test people."""
+    receipt = embeddings.receipt
+    if weights == "random":
+        return System(f"{receipt['recipe']} (random weights)", receipt["seed"])
+    fold_facts, seen, modes = {}, set(), set()
+    table = question.people.table
+    for fold in question.folds:
+        entry = embeddings.checkpoint(question.split, fold.name)
+        role = np.full(len(table), "other", dtype=object)
+        role[fold.test] = "test"
+        overlap = pretrain_overlap(entry["people"], table.assign(role=role))
+        refuse_overlap(overlap, receipt["recipe"], fold.name, entry["mode"])
+        fold_facts[fold.name] = {"checkpoint_sha256": entry["checkpoint_sha256"], "pretrain_overlap_n": overlap}
+        seen |= {person.partition("/")[0] for person in entry["people"]}
+        modes.add(entry["mode"])
+    facts = {"pretrain_datasets": "+".join(sorted(seen)), "pretrain_people": "+".join(sorted(modes))}
+    return System(receipt["recipe"], receipt["seed"], facts, fold_facts)
+
+
+def without_embedding(question: Question, embeddings: Embeddings) -> list[int]:
+    """Return the rows of people with a target for whom some fold has no embedding."""
+    missing: set[int] = set()
+    for fold in question.folds:
+        empty = ~np.isfinite(embeddings.features(question, fold, "trained").values).all(axis=1)
+        missing |= set(np.flatnonzero(empty & question.target.known).tolist())
+    return sorted(missing)
+
+
+def _fixed(features: Features) -> Callable[[Fold], Features]:
+    """Return features that are the same in every fold."""
+    return lambda fold: features
+
+
+def majority(question: Question) -> list[Answer]:
+    """Let the training side's prevalence or mean answer."""
+    return [constant_answer(question, System("majority"))]
+
+
+def confounds_only(question: Question, confounds: list[str], readouts: list[str]) -> list[Answer]:
+    """Let a linear readout of the task's confounds and the scan's length answer."""
+    names = confound_names(confounds, question.target.column, question.people)
+    design = confound_design(question.people, names)
+    system = System("confounds", facts={"confound_set": "+".join(names)})
+    return [answer(question, system, name, _fixed(design)) for name in resolve_readouts(readouts, question.target.kind)]
+
+
+def functional_connectivity(question: Question, sources: list, readouts: list[str]) -> list[Answer]:
+    """Let ridge and the asked readouts of functional connectivity answer: the reference of every comparison."""
+    table = connectivity(question.people, sources)
+    names = resolve_readouts([*readouts, "ridge"], question.target.kind)
+    return [answer(question, System("fc"), name, _fixed(table)) for name in names]

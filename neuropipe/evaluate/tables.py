@@ -1,0 +1,191 @@
+"""The columns and types of predictions, nulls, choices, costs and metrics, and reading and writing them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuropipe.errors import InputError
+from neuropipe.paths import atomic
+
+# What identifies a run and what it was made from: the same in every row of a run (and fold).
+RUN = {
+    "run_id": "string",  # <task>_<system>_<readout>[_seed-<k>]
+    "system": "string",  # recipe, or name of the baseline
+    "task": "string",
+    "readout": "string",  # ridge, logistic, or baseline where nothing is read out
+    "split": "string",
+    "split_scheme": "string",
+    "seed": "Int64",  # of the model; missing for baselines without one
+    "target": "string",
+    "target_type": "string",  # binary or regression
+    "positive": "string",
+    "atlas_id": "string",
+    "roi_order_hash": "string",
+    "config_hash": "string",
+    "data_hash": "string",
+    "confound_set": "string",
+    "harmonisation": "string",
+    "pretrain_datasets": "string",
+    "pretrain_people": "string",  # train_side, external or everyone; missing without pretraining
+}
+FOLD = {
+    "repeat": "Int64",
+    "fold": "string",
+    "checkpoint_sha256": "string",
+    "pretrain_overlap_n": "Int64",  # test people whom pretraining saw
+    "n_train": "Int64",
+    "n_val": "Int64",
+    "train_mean": "float64",  # mean of the target over the training side
+}
+PREDICTIONS = {
+    **RUN,
+    **FOLD,
+    "role": "string",  # validation or test
+    "dataset": "string",
+    "participant_id": "string",
+    "person": "string",
+    "site": "string",
+    "sex": "string",
+    "y": "float64",  # 1 for the positive class, 0 for the other; the number itself for regression
+    "score": "float64",  # class targets: larger is more positive; a probability where logit is given
+    "yhat": "float64",  # regression
+    "logit": "float64",
+    "uncertainty": "float64",
+}
+# One row per test person of a run and fold; the lists run over the draws of the null.
+NULLS = {
+    "run_id": "string",
+    "repeat": "Int64",
+    "fold": "string",
+    "dataset": "string",
+    "participant_id": "string",
+    "y": pa.list_(pa.float32()),  # the permuted label
+    "prediction": pa.list_(pa.float32()),  # of the readout that was trained on permuted labels
+}
+CHOICES = {
+    "run_id": "string",
+    "repeat": "Int64",
+    "fold": "string",
+    "n_features": "Int64",
+    "strength": "float64",
+    "inner_loss": "float64",  # mean over the training side's inner test folds
+    "chosen": "boolean",
+}
+COSTS = {
+    "run_id": "string",
+    "system": "string",
+    "task": "string",
+    "readout": "string",
+    "seed": "Int64",
+    "measure": "string",
+    "value": "float64",
+    "unit": "string",
+}
+METRICS = {
+    "run_id": "string",
+    "config_hash": "string",
+    "data_hash": "string",
+    "atlas_id": "string",
+    "roi_order_hash": "string",
+    "system": "string",
+    "checkpoint_sha256": "string",
+    "pretrain_datasets": "string",
+    "pretrain_overlap_n": "Int64",
+    "dataset": "string",
+    "task": "string",
+    "target": "string",
+    "target_type": "string",
+    "readout": "string",
+    "confound_set": "string",
+    "harmonisation": "string",
+    "split_scheme": "string",
+    "split": "string",
+    "repeat": "Int64",
+    "fold": "string",  # a fold's name; "mean" over folds (the primary value); "pooled"
+    "seed": "Int64",
+    "n_train": "Int64",
+    "n_val": "Int64",
+    "n_test": "Int64",
+    "prevalence": "float64",
+    "metric": "string",
+    "value": "float64",
+    "ci_low": "float64",
+    "ci_high": "float64",
+    "ci_method": "string",
+    "null_mean": "float64",
+    "p_perm": "float64",
+    "reference": "string",
+    "delta": "float64",
+    "delta_ci_low": "float64",
+    "delta_ci_high": "float64",
+    "t_nb": "float64",
+    "p_nb": "float64",
+    "p_holm": "float64",
+    "threshold": "float64",
+    "threshold_source": "string",
+    "temperature": "float64",
+}
+
+
+def frame(rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
+    """Return a table with exactly `columns` and their types; what a row does not say is missing."""
+    table = pd.DataFrame(rows, columns=list(columns))
+    return table.astype({name: kind for name, kind in columns.items() if isinstance(kind, str)})
+
+
+def write(path: str | Path, table: pd.DataFrame, columns: dict[str, Any]) -> None:
+    """Write a table as parquet, atomically, with the column types of `columns`; ``table.attrs`` travel with it."""
+    arrow = pa.Table.from_pandas(frame(table, columns).reset_index(drop=True), schema=_schema(columns))
+    if table.attrs:
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **_attrs(table)})
+    with atomic(path) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")
+
+
+def read(paths: Sequence[str | Path], columns: dict[str, Any], what: str) -> pd.DataFrame:
+    """Read and join tables.
+
+    Raises
+    ------
+    InputError
+        A file is missing, or lacks a column.
+    """
+    parts, attrs = [], {}
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise InputError(f"No {what} at {path}; run the stage that writes it, or name another file.")
+        arrow = pq.read_table(path)
+        if missing := [name for name in columns if name not in arrow.column_names]:
+            raise InputError(f"{path} lacks the columns {missing}: expected {what} as `neuropipe` writes them.")
+        attrs |= {
+            key.decode().removeprefix(PREFIX): value.decode()
+            for key, value in (arrow.schema.metadata or {}).items()
+            if key.decode().startswith(PREFIX)
+        }
+        parts.append(frame(arrow.to_pandas(), columns))
+    table = pd.concat(parts, ignore_index=True) if parts else frame([], columns)
+    table.attrs = attrs
+    return table
+
+
+PREFIX = "neuropipe."
+_ARROW = {
+    "string": pa.string(),
+    "float64": pa.float64(),
+    "Int64": pa.int64(),
+    "boolean": pa.bool_(),
+}
+
+
+def _schema(columns: dict[str, Any]) -> pa.Schema:
+    return pa.schema([(name, _ARROW[kind] if isinstance(kind, str) else kind) for name, kind in columns.items()])
+
+
+def _attrs(table: pd.DataFrame) -> dict[bytes, bytes]:
+    return {f"{PREFIX}{key}".encode(): str(value).encode() for key, value in table.attrs.items()}

@@ -1,0 +1,259 @@
+"""Who is on which side: holdout, k-fold, leave-one-site-out and predefined splits, made once and frozen.
+
+The unit is the person (kin stay together). Every draw walks one list of units, ordered by dataset, site
+and the stratification columns and shuffled within these strata, in even steps; so each dataset, each
+site and each stratum gives its share to within one person, and the totals are exact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from neuropipe.config import Split
+from neuropipe.errors import SplitError
+from neuropipe.splits.people import People
+
+COLUMNS = ["split", "scheme", "repeat", "fold", "role", "dataset", "participant_id", "person", "site"]
+SIDES = ("train", "validation", "test")
+N_BINS = 4  # a continuous stratification column is cut at its quartiles
+MANY_VALUES = 10  # a numeric column with more distinct values than this counts as continuous
+
+Amount = float | int | dict[str, int] | None
+
+
+class Fold(NamedTuple):
+    """One way of dividing everyone: a name and each row's role (object array over `People.table`)."""
+
+    repeat: int
+    name: str
+    roles: np.ndarray
+
+
+def make_split(name: str, settings: Split, people: People) -> pd.DataFrame:
+    """Return the frozen table of a split.
+
+    Parameters
+    ----------
+    name : str
+        Name of the split.
+    settings : Split
+        Its section of the configuration.
+    people : People
+        Everyone with at least one recording.
+
+    Returns
+    -------
+    DataFrame
+        Columns `COLUMNS`; every participant once per fold, sorted by repeat, fold and id. ``role`` is
+        train, validation, test or unused.
+
+    Raises
+    ------
+    SplitError
+        The split cannot be made as asked.
+    """
+    folds = {
+        "holdout": _holdout,
+        "kfold": _kfold,
+        "repeated_kfold": _kfold,
+        "leave_one_site_out": _leave_one_site_out,
+        "predefined": _predefined,
+    }[settings.scheme](name, settings, people)
+    site = people.column(settings.site).fillna("") if settings.site else people.table["site"]
+    parts = [
+        people.table[["dataset", "participant_id", "person"]].assign(
+            split=name, scheme=settings.scheme, repeat=fold.repeat, fold=fold.name, role=fold.roles, site=site
+        )
+        for fold in folds
+    ]
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def ordered_units(people: People, stratify: list[str], rng: np.random.Generator) -> pd.DataFrame:
+    """Return one row per person in the order that draws walk along.
+
+    Columns ``person, dataset, n`` (participants that belong to the unit). The order depends on the ids,
+    the strata and `rng`, never on the order of rows.
+    """
+    keys = people.table[["person", "dataset", "site"]].copy()
+    for number, column in enumerate(stratify):
+        keys[f"stratum {number}"] = _stratum(people, column)
+    units = keys.groupby("person", sort=True).first()  # a family counts as its first member
+    units["n"] = keys["person"].value_counts()
+    units["draw"] = rng.permutation(len(units))
+    return units.sort_values([c for c in units if c != "n"]).reset_index()[["person", "dataset", "n"]]
+
+
+def fold_numbers(n: int, n_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the fold (int64) of each of `n` units in drawing order; sizes differ by one at most."""
+    return rng.permutation(n_folds)[np.arange(n) % n_folds]
+
+
+def _stratum(people: People, column: str) -> pd.Series:
+    """Return a stratification column as text; a continuous one as its quartile."""
+    text = people.column(column)
+    numbers = pd.to_numeric(text, errors="coerce")
+    if numbers.notna().sum() == text.notna().sum() and numbers.nunique() > MANY_VALUES:
+        return pd.qcut(numbers, N_BINS, labels=False, duplicates="drop").astype("string").fillna("")
+    return text.fillna("").astype("string")
+
+
+def _evenly(n: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a bool array (n,) with `wanted` places, in even steps from a random start."""
+    chosen = np.zeros(n, dtype=bool)
+    chosen[np.floor((np.arange(wanted) + rng.random()) * n / max(wanted, 1)).astype(int)] = True
+    return chosen
+
+
+def _draw(units: pd.DataFrame, free: np.ndarray, amount: Amount, what: str, rng: np.random.Generator) -> np.ndarray:
+    """Return which of the `free` units (bool) are drawn for one side.
+
+    A share is one of all units; a count is of participants, and met exactly where nobody has kin.
+    """
+    drawn = np.zeros(len(units), dtype=bool)
+    if amount is None:
+        return drawn
+    parts = amount if isinstance(amount, dict) else {None: amount}
+    for dataset, size in parts.items():
+        inside = free if dataset is None else free & (units["dataset"] == dataset).to_numpy()
+        population = len(units) if dataset is None else int((units["dataset"] == dataset).sum())
+        if dataset is not None and population == 0:
+            raise SplitError(f"{what}: no people of dataset {dataset!r}; found {', '.join(units['dataset'].unique())}.")
+        wanted = round(size * population) if isinstance(size, float) else round(size / units["n"].mean())
+        if wanted > inside.sum():
+            raise SplitError(f"{what}: {size} asked for, but only {inside.sum()} people are free; ask for fewer.")
+        drawn[np.flatnonzero(inside)[_evenly(int(inside.sum()), wanted, rng)]] = True
+    return drawn
+
+
+def _roles(people: People, units: pd.DataFrame, sides: np.ndarray) -> np.ndarray:
+    """Return each participant's role from the units' roles."""
+    return people.table["person"].map(dict(zip(units["person"], sides, strict=True))).to_numpy(dtype=object)
+
+
+def _holdout(name: str, settings: Split, people: People) -> Iterator[Fold]:
+    rng = np.random.default_rng(settings.seed)
+    units = ordered_units(people, settings.stratify, rng)
+    test = _draw(units, np.ones(len(units), dtype=bool), settings.test, f"splits.{name}.test", rng)
+    validation = _draw(units, ~test, settings.validation, f"splits.{name}.validation", rng)
+    sides = np.select([test, validation], ["test", "validation"], default="train")
+    yield Fold(0, "0", _roles(people, units, sides))
+
+
+def _kfold(name: str, settings: Split, people: People) -> Iterator[Fold]:
+    n_repeats = settings.n_repeats if settings.scheme == "repeated_kfold" else 1
+    for repeat in range(n_repeats):
+        rng = np.random.default_rng([settings.seed, repeat])
+        units = ordered_units(people, settings.stratify, rng)
+        if len(units) < settings.n_folds:
+            raise SplitError(f"splits.{name}: {settings.n_folds} folds asked for, but there are {len(units)} people.")
+        numbers = fold_numbers(len(units), settings.n_folds, rng)
+        for fold in range(settings.n_folds):
+            test = numbers == fold
+            validation = _draw(units, ~test, settings.validation, f"splits.{name}.validation", rng)
+            sides = np.select([test, validation], ["test", "validation"], default="train")
+            label = f"r{repeat}-f{fold}" if settings.scheme == "repeated_kfold" else str(fold)
+            yield Fold(repeat, label, _roles(people, units, sides))
+
+
+def _leave_one_site_out(name: str, settings: Split, people: People) -> Iterator[Fold]:
+    site = people.column(settings.site or "site")
+    if unknown := people.ids[site.isna()].tolist():
+        raise SplitError(
+            f"splits.{name}: {len(unknown)} people have no {settings.site or 'site'}: {', '.join(unknown[:5])}. "
+            "Fill the column in, or name another with splits.<name>.site."
+        )
+    values = sorted(site.unique())
+    if len(values) < 2:
+        raise SplitError(f"splits.{name}: leaving one site out needs two sites at least, found {values}.")
+    labels = {value: re.sub(r"[^A-Za-z0-9.]+", "-", value).strip("-.") or "site" for value in values}
+    if len(set(labels.values())) < len(values):
+        raise SplitError(f"splits.{name}: site names must differ in letters or digits, found {values}.")
+    for number, value in enumerate(values):
+        rng = np.random.default_rng([settings.seed, number])
+        units = ordered_units(people, settings.stratify, rng)
+        left_out = (site == value).to_numpy()
+        kin = people.table["person"].isin(people.table["person"][left_out]).to_numpy()
+        away = units["person"].isin(people.table["person"][kin]).to_numpy()
+        validation = _draw(units, ~away, settings.validation, f"splits.{name}.validation", rng)
+        roles = _roles(people, units, np.where(validation, "validation", "train"))
+        roles[kin] = "unused"  # a relative at another site may not be learned from
+        roles[left_out] = "test"
+        yield Fold(0, labels[value], roles)
+
+
+def _predefined(name: str, settings: Split, people: People) -> Iterator[Fold]:
+    if settings.by is not None:
+        yield Fold(0, "0", _by_column(name, settings, people))
+        return
+    listed = _read_list(name, Path(settings.path), people)
+    for number, (fold, rows) in enumerate(listed.groupby("fold", sort=True)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", fold):
+            raise SplitError(f"{settings.path}: fold names are letters, digits, points and hyphens, found {fold!r}.")
+        roles = people.ids.map(rows.set_index("id")["role"]).fillna("unused").to_numpy(dtype=object)
+        if settings.validation is not None and "validation" not in roles:
+            _add_validation(name, settings, people, roles, np.random.default_rng([settings.seed, number]))
+        yield Fold(0, fold, roles)
+
+
+def _add_validation(name: str, settings: Split, people: People, roles: np.ndarray, rng: np.random.Generator) -> None:
+    """Draw a validation side out of the training side, in place."""
+    units = ordered_units(people, settings.stratify, rng)
+    training = units["person"].isin(people.table["person"][roles == "train"]).to_numpy()
+    drawn = units["person"][_draw(units, training, settings.validation, f"splits.{name}.validation", rng)]
+    roles[(roles == "train") & people.table["person"].isin(drawn).to_numpy()] = "validation"
+
+
+def _by_column(name: str, settings: Split, people: People) -> np.ndarray:
+    """Return roles by the values of one column; a value that nobody has is a mistake, not an empty side."""
+    values = people.column(settings.by)
+    roles = np.full(len(people), "unused", dtype=object)
+    taken: dict[str, str] = {}
+    for side in SIDES:
+        for value in getattr(settings, f"{side}_values"):
+            chosen = (values == value).to_numpy()
+            if not chosen.any():
+                found = ", ".join(sorted(values.dropna().unique()))
+                raise SplitError(f"splits.{name}.{side}_values: nobody has {settings.by} = {value!r}; found {found}.")
+            if value in taken:
+                raise SplitError(f"splits.{name}: {settings.by} = {value!r} is listed for {taken[value]} and {side}.")
+            taken[value] = side
+            roles[chosen] = side
+    if settings.validation is not None and not settings.validation_values:
+        _add_validation(name, settings, people, roles, np.random.default_rng(settings.seed))
+    return roles
+
+
+def _read_list(name: str, path: Path, people: People) -> pd.DataFrame:
+    """Return the columns ``id, role, fold`` of a predefined split's file, every id checked exactly."""
+    if not path.is_file():
+        raise SplitError(f"splits.{name}.path: no file {path}.")
+    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+    if missing := [column for column in ("participant_id", "role") if column not in table]:
+        raise SplitError(f"{path} lacks the columns {missing}; found {list(table)}.")
+    if wrong := sorted(set(table["role"]) - {*SIDES, "unused"}):
+        raise SplitError(f"{path}: roles are train, validation, test or unused, found {wrong}.")
+    if "dataset" not in table:
+        if len(people.participants) > 1:
+            raise SplitError(f"{path} needs a column dataset, because there are {', '.join(people.participants)}.")
+        table["dataset"] = next(iter(people.participants))
+    if "fold" not in table:
+        table["fold"] = "0"
+    bare = ~table["participant_id"].str.startswith("sub-")
+    table.loc[bare, "participant_id"] = "sub-" + table.loc[bare, "participant_id"]
+    table["id"] = table["dataset"] + "/" + table["participant_id"]
+    known = {f"{d}/{p}" for d, participants in people.participants.items() for p in participants.index}
+    if unknown := sorted(set(table["id"]) - known):
+        raise SplitError(
+            f"{path} names {len(unknown)} people whom no participants table knows: {', '.join(unknown[:5])}. "
+            "Ids are compared whole; mend the list."
+        )
+    if (twice := table[table.duplicated(["fold", "id"])]).size:
+        raise SplitError(f"{path} names {', '.join(twice['id'].unique()[:5])} more than once in a fold; keep one line.")
+    return table[["id", "role", "fold"]]

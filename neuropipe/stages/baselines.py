@@ -1,0 +1,51 @@
+"""Answer one task with what every model must beat: the majority, confounds, connectivity, random weights."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from neuropipe.locks import lock
+
+log = logging.getLogger("neuropipe")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of ``neuropipe baselines``."""
+    parser.add_argument("--config", type=Path, required=True, help="the study's config.yaml")
+    parser.add_argument("--task", required=True, help="name of the task in the config")
+    parser.add_argument("--split-dir", type=Path, required=True, help="folder of the split that judges the task")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="folders of the datasets' shards")
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="folders embeddings/<recipe>/seed-<k>, for random weights",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for predictions, nulls, choices and costs")
+
+
+def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddings: list[Path], output: Path) -> None:
+    """Write ``predictions.parquet``, ``nulls.parquet``, ``choices.parquet``, ``costs.parquet`` and ``excluded.tsv``."""
+    from neuropipe.evaluate import answers, systems
+    from neuropipe.evaluate.protocol import Answer
+
+    with lock(output / ".lock"):
+        posed = answers.pose(config, task, split_dir, shards)
+        readouts = posed.study.evaluate.readouts
+        confounds = posed.study.tasks[task].confounds
+        parts: list[Answer] = []
+        for name in posed.study.evaluate.baselines:
+            if name == "majority":
+                parts += systems.majority(posed.question)
+            elif name == "confounds":
+                parts += systems.confounds_only(posed.question, confounds, readouts)
+            elif name == "fc":
+                parts += systems.functional_connectivity(posed.question, posed.sources, readouts)
+            else:
+                for folder in embeddings:
+                    parts += systems.probe(posed.question, systems.Embeddings.open(folder), readouts, "random")
+            log.info("baselines %s: %s", task, name)
+        answers.write("baselines", posed, Answer.join(parts), output)
