@@ -20,8 +20,8 @@ from neuropipe.paths import atomic
 NEURAL = 1.0
 PHYSIOLOGY = {"grey": 0.3, "white_matter": 0.4, "csf": 0.6}  # one signal in all tissues: the global signal
 CSF_OWN = 1.0
-LEAK_PER_MM = 1.0  # of head position, with a pattern over voxels that is new in every run
-DROP_PER_MM = 1.5  # of framewise displacement, everywhere: the part that regressing motion leaves behind
+LEAK_PER_MM = 3.0  # of head position, with a pattern over voxels that is new in every run
+DROP_PER_MM = 3.0  # of framewise displacement, everywhere: the part that regressing motion leaves behind
 DRIFT = 0.6
 UNSTEADY = 6.0
 MEAN_INTENSITY = {"grey": 1000.0, "white_matter": 850.0, "csf": 1300.0}

@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_limits
 from neuropipe import __version__
 from neuropipe.demo.atlas import SPACE, Layout, make_layout
 from neuropipe.demo.confounds import confounds_table, draw_motion
-from neuropipe.demo.coupling import Effects, draw_couplings, network_ids
-from neuropipe.demo.people import SITES, draw_people
+from neuropipe.demo.coupling import draw_couplings, network_ids
+from neuropipe.demo.people import SITES, Site, draw_people
 from neuropipe.demo.scan import Voxels, simulate_scan, write_scan, write_volume
 from neuropipe.demo.signals import regional_series
 from neuropipe.demo.truth import describe_truth
@@ -29,7 +29,7 @@ from neuropipe.locks import lock
 from neuropipe.paths import write_text
 from neuropipe.provenance import read_json, write_json
 
-GENERATOR_VERSION = 1  # bumped when the same seed gives other data
+GENERATOR_VERSION = 2  # bumped when the same seed gives other data
 HEAVY_FD_MM = 0.85  # of the run that moves too much to be used
 HOLE_NETWORK = "Limbic"  # where signal is really lost, near the air of the sinuses
 ATLAS_NAME = f"tpl-{SPACE}_atlas-Demo457_dseg"
@@ -49,7 +49,8 @@ class Run:
         Row of the participants.
     run : int or None
         Number in the file name; None where the person has one run.
-    mean_fd_mm : float
+    inherits : bool
+        Without a sidecar of its own: the one at the root says it all.
     missing_region : int or None
         Label of a region in which the run has no signal.
     """
@@ -57,7 +58,8 @@ class Run:
     participant_id: str
     person: int
     run: int | None
-    site: str
+    site: Site
+    inherits: bool
     mean_fd_mm: float
     missing_region: int | None = None
 
@@ -75,15 +77,17 @@ class Run:
             "confounds": f"{self.stem}_desc-confounds_timeseries.tsv",
             "confounds_sidecar": f"{self.stem}_desc-confounds_timeseries.json",
         }
-        if self.site != SITES[0].name:  # the first site's runs inherit everything from the sidecar at the root
+        if not self.inherits:
             names["sidecar"] = f"{image}-preproc_bold.json"
         return names
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that is drawn before any signal: people, their couplings, and their runs."""
+    """All that is drawn before any signal: people, their couplings (n_people, 9, 9), and their runs."""
 
+    seed: int
+    sites: tuple[Site, ...]
     people: pd.DataFrame
     couplings: np.ndarray
     runs: list[Run]
@@ -104,47 +108,48 @@ def run(*, output: Path, seed: int, jobs: int | None = None) -> None:
     InputError
         `output` holds something else.
     """
-    output = Path(output)
-    plan = make_plan(seed)
-    stamp = {"version": GENERATOR_VERSION, "seed": seed}
-    with lock(output.with_name(f".{output.name}.lock")):
-        _check_ours(output)
-        if _is_complete(output, plan, stamp):
-            logger.info("The demo study in %s is complete: nothing to do.", output)
-            return
-        (output / "truth.json").unlink(missing_ok=True)
-        _write_frame(output, plan.people)
-        measured = _simulate_all(output, plan, seed, jobs or os.cpu_count() or 1)
-        _remove_stale(output, plan)
-        # The truth comes last: it says that the study is complete.
-        truth = describe_truth(plan.people, plan.couplings, Effects(), _rng(seed, "truth"))
-        write_json(output / "truth.json", {"generator": stamp, **truth, "runs": measured})
-    logger.info("Simulated %d people in %d runs in %s.", len(plan.people), len(plan.runs), output)
+    write_study(Path(output), make_plan(seed), jobs or os.cpu_count() or 1)
 
 
-def make_plan(seed: int) -> Plan:
+def make_plan(seed: int, sites: tuple[Site, ...] = SITES) -> Plan:
     """Draw people and couplings, and give three people the troubles of a real study.
 
     One person's run has a hole in its mask where a region was; one has two good runs; one has a second run with so
     much motion that it should not be used. Everyone has one usable run.
     """
     rng = _rng(seed, "people")
-    people = draw_people(rng)
+    people = draw_people(rng, sites)
     patient = (people["diagnosis"] == "patient").to_numpy()
     couplings = draw_couplings(patient, people["age"].to_numpy(), rng)
     with_hole, with_two, with_heavy = rng.choice(len(people), 3, replace=False)
     table = make_layout().table
     hole = int(rng.choice(table.loc[table["network"] == HOLE_NETWORK, "index"]))
+    by_name = {site.name: site for site in sites}
     runs = []
     for person, row in people.iterrows():
-        two = person in (with_two, with_heavy)
-        missing = hole if person == with_hole else None
-        first = Run(row["participant_id"], person, 1 if two else None, row["site"], row["mean_fd_mm"], missing)
-        runs.append(first)
-        if two:
-            again = HEAVY_FD_MM if person == with_heavy else row["mean_fd_mm"]
-            runs.append(Run(row["participant_id"], person, 2, row["site"], again))
-    return Plan(people, couplings, runs)
+        site, twice = by_name[row["site"]], person in (with_two, with_heavy)
+        run = Run(row["participant_id"], person, 1 if twice else None, site, site is sites[0], row["mean_fd_mm"])
+        runs.append(replace(run, missing_region=hole) if person == with_hole else run)
+        if twice:
+            runs.append(replace(run, run=2, mean_fd_mm=HEAVY_FD_MM if person == with_heavy else run.mean_fd_mm))
+    return Plan(seed, sites, people, couplings, runs)
+
+
+def write_study(output: Path, plan: Plan, jobs: int) -> None:
+    """Simulate what is planned with `jobs` processes and write it, the truth last: it says that all is there."""
+    stamp = {"version": GENERATOR_VERSION, "seed": plan.seed}
+    with lock(output.with_name(f".{output.name}.lock")):
+        _check_ours(output)
+        if _is_complete(output, plan, stamp):
+            logger.info("The demo study in %s is complete: nothing to do.", output)
+            return
+        (output / "truth.json").unlink(missing_ok=True)
+        _write_frame(output, plan)
+        measured = _simulate_all(output, plan, jobs)
+        _remove_stale(output, plan)
+        truth = describe_truth(plan.people, plan.couplings, plan.sites, _rng(plan.seed, "truth"))
+        write_json(output / "truth.json", {"generator": stamp, **truth, "runs": measured})
+    logger.info("Simulated %d people in %d runs in %s.", len(plan.people), len(plan.runs), output)
 
 
 def _rng(seed: int, what: str, *numbers: int) -> np.random.Generator:
@@ -180,9 +185,9 @@ def _is_complete(output: Path, plan: Plan, stamp: dict[str, int]) -> bool:
     return all((_func(output, run) / name).is_file() for run in plan.runs for name in run.files().values())
 
 
-def _write_frame(output: Path, people: pd.DataFrame) -> None:
+def _write_frame(output: Path, plan: Plan) -> None:
     """Write everything but the runs; the dataset description first, by which the folder is known as ours."""
-    derivatives, site = _derivatives(output), SITES[0]
+    derivatives, t_r = _derivatives(output), plan.sites[0].t_r
     description = {
         "Name": "neuropipe demo study (simulated)",
         "BIDSVersion": "1.9.0",
@@ -190,16 +195,16 @@ def _write_frame(output: Path, people: pd.DataFrame) -> None:
         "GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.1", "Description": "imitated layout"}, GENERATED_BY],
     }
     write_json(derivatives / "dataset_description.json", description)
-    write_json(derivatives / ROOT_SIDECAR, {"TaskName": "rest", "RepetitionTime": site.t_r, "SkullStripped": True})
+    write_json(derivatives / ROOT_SIDECAR, {"TaskName": "rest", "RepetitionTime": t_r, "SkullStripped": True})
     columns = ["participant_id", "age", "sex", "diagnosis", "site"]
-    write_text(output / "participants.tsv", _tsv(people[columns]))
+    write_text(output / "participants.tsv", _tsv(plan.people[columns]))
     write_json(
         output / "participants.json",
         {
             "age": {"Description": "Age at the examination", "Units": "years"},
             "sex": {"Levels": {"F": "female", "M": "male"}},
             "diagnosis": {"Levels": {"patient": "simulated disease", "control": "none"}},
-            "site": {"Description": "Scanner", "Levels": {s.name: f"TR {s.t_r} s" for s in SITES}},
+            "site": {"Description": "Scanner", "Levels": {s.name: f"TR {s.t_r} s" for s in plan.sites}},
         },
     )
     layout = make_layout()
@@ -207,9 +212,9 @@ def _write_frame(output: Path, people: pd.DataFrame) -> None:
     write_text(output / "atlas" / f"{ATLAS_NAME}.tsv", _tsv(layout.table))
 
 
-def _simulate_all(output: Path, plan: Plan, seed: int, jobs: int) -> list[dict[str, Any]]:
+def _simulate_all(output: Path, plan: Plan, jobs: int) -> list[dict[str, Any]]:
     """Simulate all runs, in a pool of processes where `jobs` > 1; the bytes are the same either way."""
-    simulate = partial(_simulate_run, output, seed)
+    simulate = partial(_simulate_run, output, plan.seed)
     couplings = [plan.couplings[run.person] for run in plan.runs]
     if jobs == 1:
         return [simulate(run, coupling) for run, coupling in zip(plan.runs, couplings, strict=True)]
@@ -228,8 +233,7 @@ def _layout() -> Layout:
 def _simulate_run(output: Path, seed: int, run: Run, coupling: np.ndarray) -> dict[str, Any]:
     """Simulate and write one run; return what truth.json says of it."""
     rng = _rng(seed, "run", run.person, run.run or 1)
-    site = next(site for site in SITES if site.name == run.site)
-    layout, folder, names = _layout(), _func(output, run), run.files()
+    site, layout, folder, names = run.site, _layout(), _func(output, run), run.files()
     voxels = Voxels.of(layout, run.missing_region)
     motion = draw_motion(site.n_volumes, run.mean_fd_mm, rng)
     series = regional_series(coupling[None], network_ids(), n_samples=site.n_volumes, t_r=site.t_r, rng=rng)[0]
@@ -244,12 +248,11 @@ def _simulate_run(output: Path, seed: int, run: Run, coupling: np.ndarray) -> di
     if "sidecar" in names:
         write_json(folder / names["sidecar"], {"RepetitionTime": site.t_r})
     write_scan(folder / names["bold"], scan, voxels, site.t_r, rng)
-    outliers = [name for name in table if name.startswith("motion_outlier")]
     return {
         "run": run.stem,
         "participant_id": run.participant_id,
         "mean_fd_mm": float(table["framewise_displacement"].mean()),
-        "n_motion_outliers": len(outliers),
+        "n_motion_outliers": sum(name.startswith("motion_outlier") for name in table),
         "missing_region": run.missing_region,
         "too_much_motion": run.mean_fd_mm == HEAVY_FD_MM,
     }

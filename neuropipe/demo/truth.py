@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -22,20 +23,21 @@ from neuropipe.demo.coupling import (
     population,
     score,
 )
-from neuropipe.demo.people import SITES
+from neuropipe.demo.people import LOG_FD_SD, LOG_FD_STEP, Site
 from neuropipe.demo.signals import BAND_HZ, LOADING, band_limited
 
 N_NOISE_PEOPLE = 1000  # simulated to measure the error of one recording
 
 
-def best_auroc(effects: Effects, noise_sd: float = 0.0) -> float:
+def best_auroc(effects: Effects, noise_sd: float = 0.0, motion_d: float = 0.0) -> float:
     """Return the best AUROC of diagnosis that any method can reach, Phi(d' / sqrt 2).
 
     `noise_sd` is the standard error of the score of one recording; 0 means that the true coupling is known.
+    `motion_d` is the difference of log mean FD between the groups in standard deviations, for who uses motion too.
     """
     step = effects.diagnosis_step * len(DIAGNOSIS_PAIRS) ** 0.5
     spread = np.hypot(np.hypot(effects.diagnosis_spread, effects.pair_spread), noise_sd)
-    return float(ndtr(step / spread / 2**0.5))
+    return float(ndtr(np.hypot(step / spread, motion_d) / 2**0.5))
 
 
 def best_age_r2(effects: Effects, noise_sd: float = 0.0) -> float:
@@ -81,7 +83,7 @@ def recording_noise(n_samples: int, t_r: float, rng: np.random.Generator, effect
 
 
 def describe_truth(
-    people: pd.DataFrame, couplings: np.ndarray, effects: Effects, rng: np.random.Generator
+    people: pd.DataFrame, couplings: np.ndarray, sites: Sequence[Site], rng: np.random.Generator
 ) -> dict[str, Any]:
     """Return what ``truth.json`` says of effects, people and the best that can be reached.
 
@@ -89,11 +91,13 @@ def describe_truth(
     ----------
     people : DataFrame, as `neuropipe.demo.people.draw_people` returns it
     couplings : ndarray of shape (n_people, 9, 9)
-    effects : Effects
+        Drawn with the default `Effects`.
+    sites : sequence of Site
     rng : numpy Generator
         Draws the simulated recordings that the error of one recording is measured on.
     """
-    shortest = min(SITES, key=lambda site: site.n_volumes * site.t_r)
+    effects = Effects()
+    shortest = min(sites, key=lambda site: site.n_volumes * site.t_r)
     diagnosis_noise, age_noise = recording_noise(shortest.n_volumes, shortest.t_r, rng, effects)
     patient = (people["diagnosis"] == "patient").to_numpy()
     diagnosis_scores, age_scores = score(couplings, DIAGNOSIS_PAIRS), score(couplings, AGE_PAIRS)
@@ -105,6 +109,7 @@ def describe_truth(
             "planted_in": _pairs(DIAGNOSIS_PAIRS, "patients_minus_controls", effects.diagnosis_step),
             "best_auroc": best_auroc(effects),
             "best_auroc_from_one_recording": best_auroc(effects, diagnosis_noise),
+            "best_auroc_with_mean_fd": best_auroc(effects, motion_d=LOG_FD_STEP / LOG_FD_SD),
             "auroc_of_true_coupling_in_these_people": auroc(diagnosis_scores, patient),
         },
         "age": {
@@ -123,7 +128,7 @@ def describe_truth(
             "correlation_of_region_and_network": LOADING,
         },
         "population_coupling": population().tolist(),
-        "artefacts": _artefacts(),
+        "artefacts": _artefacts(sites),
         "people": [
             {**person, "diagnosis_score": d, "age_score": a, "coupling": coupling}
             for person, d, a, coupling in zip(
@@ -141,7 +146,7 @@ def _pairs(pairs: tuple[Pair, ...], what: str, size: float) -> list[dict[str, An
     return [{"networks": [a, b], what: sign * size} for a, b, sign in pairs]
 
 
-def _artefacts() -> dict[str, Any]:
+def _artefacts(sites: Sequence[Site]) -> dict[str, Any]:
     """Return what scanner and body add to the images, in % of a voxel's mean where nothing else is said."""
     return {
         "neural_signal": scan.NEURAL,
@@ -150,5 +155,5 @@ def _artefacts() -> dict[str, Any]:
         "motion_drop_per_mm_of_displacement": scan.DROP_PER_MM,
         "slow_drift": scan.DRIFT,
         "first_volume_at_unsteady_sites": scan.UNSTEADY,
-        "sites": {site.name: asdict(site) for site in SITES},
+        "sites": {site.name: asdict(site) for site in sites},
     }
