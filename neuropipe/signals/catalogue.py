@@ -12,7 +12,7 @@ from typing import Literal
 TEMPLATEFLOW = "https://templateflow.s3.amazonaws.com"
 SUBCORTEX = "https://raw.githubusercontent.com/yetianmed/subcortex/master/Group-Parcellation/3T/Subcortex-Only"
 CEREBELLUM = "https://raw.githubusercontent.com/DiedrichsenLab/cerebellar_atlases/master/Buckner_2011"
-ABIDE = "https://s3.amazonaws.com/fcp-indi/data/Projects/ABIDE_Initiative/Resources"
+ABIDE = "https://fcp-indi.s3.amazonaws.com/data/Projects/ABIDE_Initiative/Resources"
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,10 @@ def _templateflow(file: str, sha256: str | None = None) -> Remote:
     return Remote(f"{template}/{file}", f"{TEMPLATEFLOW}/{template}/{file}", "templateflow", sha256)
 
 
+HARVARD_OXFORD = "fetch_atlas_harvard_oxford?atlas_name=cort-maxprob-thr25-2mm"
 SCHAEFER = "Schaefer et al. 2018, Cerebral Cortex 28:3095, doi:10.1093/cercor/bhx179"
 TIAN = "Tian et al. 2020, Nature Neuroscience 23:1421, doi:10.1038/s41593-020-00711-6"
-TIAN_LABELS = Remote(
-    "tian2020/Tian_Subcortex_S3_3T_label.txt",
-    f"{SUBCORTEX}/Tian_Subcortex_S3_3T_label.txt",
-    sha256="66f0415163459e4b9e8524efeff138b8889a04f635c6e053f663c93fbacb215d",
-)
+TIAN_LABELS = Remote("tian2020/Tian_Subcortex_S3_3T_label.txt", f"{SUBCORTEX}/Tian_Subcortex_S3_3T_label.txt")
 
 ENTRIES = (
     Entry(
@@ -124,11 +121,7 @@ ENTRIES = (
         title="Subcortex, 50 regions (scale 3), right hemisphere first",
         space="MNI152NLin6Asym",
         n_regions=50,
-        image=Remote(
-            "tian2020/Tian_Subcortex_S3_3T_1mm.nii.gz",
-            f"{SUBCORTEX}/Tian_Subcortex_S3_3T_1mm.nii.gz",
-            sha256="9a27efe66b4ebda412887f2a28187d9bbdf81f44b78c9dc051ab7c88c8f6798f",
-        ),
+        image=Remote("tian2020/Tian_Subcortex_S3_3T_1mm.nii.gz", f"{SUBCORTEX}/Tian_Subcortex_S3_3T_1mm.nii.gz"),
         table=TIAN_LABELS,
         network="Subcortex",
         aliases=("Tian2020S3",),
@@ -141,9 +134,7 @@ ENTRIES = (
         space="MNI152NLin2009cAsym",
         n_regions=50,
         image=Remote(
-            "tian2020/Tian_Subcortex_S3_3T_2009cAsym.nii.gz",
-            f"{SUBCORTEX}/Tian_Subcortex_S3_3T_2009cAsym.nii.gz",
-            sha256="f996886fe9cc497b29b0502b8a202022152868c3880f7df8c4f0b07eddb2fd04",
+            "tian2020/Tian_Subcortex_S3_3T_2009cAsym.nii.gz", f"{SUBCORTEX}/Tian_Subcortex_S3_3T_2009cAsym.nii.gz"
         ),
         table=TIAN_LABELS,
         network="Subcortex",
@@ -170,6 +161,7 @@ ENTRIES = (
         image=Remote(
             "craddock2012/cc200_roi_atlas.nii.gz",
             f"{ABIDE}/cc200_roi_atlas.nii.gz",
+            sha256="9467afce23ad7197fbbc8c96aadc8c0c2e36d4938445e3c1570a5deac489c650",
         ),
         licence="CC BY-NC-SA",
         citation="Craddock et al. 2012, Human Brain Mapping 33:1914, doi:10.1002/hbm.21333",
@@ -179,11 +171,8 @@ ENTRIES = (
         title="Cortex, 48 regions of the Harvard-Oxford atlas (maximum probability, 25 %, both hemispheres)",
         space="MNI152NLin6Asym",
         n_regions=48,
-        image=Remote(
-            "harvardoxford/cort-maxprob-thr25-2mm.nii",
-            "fetch_atlas_harvard_oxford?atlas_name=cort-maxprob-thr25-2mm",
-            "nilearn",
-        ),
+        image=Remote("harvardoxford/cort-maxprob-thr25-2mm.nii", HARVARD_OXFORD, "nilearn"),
+        table=Remote("harvardoxford/cort-maxprob-thr25-2mm.tsv", HARVARD_OXFORD, "nilearn"),
         licence="FSL licence, non-commercial use",
         citation="Desikan et al. 2006, NeuroImage 31:968, doi:10.1016/j.neuroimage.2006.01.021",
     ),

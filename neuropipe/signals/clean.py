@@ -168,14 +168,11 @@ def _check_length(n_kept: int, t_r: float, high_pass: float | None) -> None:
     """Refuse a run that is shorter than one period of the slowest frequency kept."""
     needed = int(np.ceil(1 / (high_pass * t_r) - 1e-9)) if high_pass else 3
     if n_kept < needed:
+        why = (
+            f" for one period of high_pass {high_pass:g} Hz; raise high_pass, or leave the run out" if high_pass else ""
+        )
         raise RunExcluded(
-            "too few volumes",
-            f"{n_kept} usable volumes of {t_r:g} s, but {needed} are needed"
-            + (
-                f": one period of high_pass {high_pass:g} Hz; raise high_pass, or leave the run out"
-                if high_pass
-                else ""
-            ),
+            "too few volumes", f"expected at least {needed} usable volumes of {t_r:g} s{why}, found {n_kept}"
         )
 
 

@@ -9,8 +9,10 @@ afterwards, on hundreds of regions instead of hundreds of thousands of voxels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -109,16 +111,17 @@ def _sum(
     sums: list[np.ndarray] = []
     finite = np.ones(len(voxels), dtype=bool)
     lowest, highest = np.full(len(voxels), np.inf), np.full(len(voxels), -np.inf)
-    for layout, volumes in _volumes(image):
-        values = np.take(volumes, voxels, axis=1)  # (chunk, voxel)
-        if values.dtype.kind == "f":
-            bad = ~np.isfinite(values)
-            if bad.any():
-                finite &= ~bad.any(axis=0)
-                values[bad] = 0
-        sums.extend(np.bincount(region, weights=volume, minlength=n_regions) for volume in values)
-        np.minimum(lowest, values.min(axis=0), out=lowest)
-        np.maximum(highest, values.max(axis=0), out=highest)
+    with _volumes(image) as (layout, chunks):
+        for volumes in chunks:
+            values = np.take(volumes, voxels, axis=1)  # (chunk, voxel)
+            if values.dtype.kind == "f":
+                bad = ~np.isfinite(values)
+                if bad.any():
+                    finite &= ~bad.any(axis=0)
+                    values[bad] = 0
+            sums.extend(np.bincount(region, weights=volume, minlength=n_regions) for volume in values)
+            np.minimum(lowest, values.min(axis=0), out=lowest)
+            np.maximum(highest, values.max(axis=0), out=highest)
     # With an intercept zero is stored as the nearest integer: compare scaled values to half a step.
     step = abs(layout.slope) / 2 if layout.dtype.kind in "iu" and layout.intercept else 0.0
     bounds = np.sort(layout.scaled(np.stack([lowest, highest])), axis=0)  # the slope may be negative
@@ -128,26 +131,30 @@ def _sum(
     return np.stack(sums) * layout.slope + n_voxels * layout.intercept, finite & ~touches_zero, empty
 
 
-def _volumes(image: Path) -> Iterator[tuple[images.Layout, np.ndarray]]:
-    """Yield the image's layout with chunks of volumes (chunk, voxel), and check the file to its end."""
+@contextmanager
+def _volumes(image: Path) -> Iterator[tuple[images.Layout, Iterator[np.ndarray]]]:
+    """Open a 4-D image; give its layout and an iterator over chunks of volumes (chunk, voxel)."""
     with images.damage_excludes(image.name), images.open_stream(image) as stream:
         layout = images.read_layout(stream, image.name)
-        if len(layout.shape) != 4:
+        if len(layout.shape) != 4 or not layout.n_volumes:
             raise RunExcluded("not a series", f"{image.name}: expected a 4-D image, found shape {layout.shape}")
-        if image.suffix == ".nii":
-            yield from _mapped(image, layout)
-            return
-        buffer = memoryview(bytearray(layout.volume_bytes * min(VOLUMES_PER_READ, layout.n_volumes)))
-        for first in range(0, layout.n_volumes, VOLUMES_PER_READ):
-            chunk = buffer[: layout.volume_bytes * min(VOLUMES_PER_READ, layout.n_volumes - first)]
-            found = images.read_exactly(stream, chunk)
-            if found < len(chunk):
-                raise _truncated(image, layout, first + found // layout.volume_bytes)
-            yield layout, np.frombuffer(chunk, dtype=layout.dtype).reshape(-1, layout.n_voxels)
-        images.check_end(stream, image.name)
+        compressed = image.suffix != ".nii"
+        yield layout, _inflated(stream, layout, image) if compressed else _mapped(layout, image)
 
 
-def _mapped(image: Path, layout: images.Layout) -> Iterator[tuple[images.Layout, np.ndarray]]:
+def _inflated(stream: BinaryIO, layout: images.Layout, image: Path) -> Iterator[np.ndarray]:
+    """Yield chunks as they are inflated, always in the same memory, and check the stream to its end."""
+    buffer = memoryview(bytearray(layout.volume_bytes * min(VOLUMES_PER_READ, layout.n_volumes)))
+    for first in range(0, layout.n_volumes, VOLUMES_PER_READ):
+        chunk = buffer[: layout.volume_bytes * min(VOLUMES_PER_READ, layout.n_volumes - first)]
+        found = images.read_exactly(stream, chunk)
+        if found < len(chunk):
+            raise _truncated(image, layout, first + found // layout.volume_bytes)
+        yield np.frombuffer(chunk, dtype=layout.dtype).reshape(-1, layout.n_voxels)
+    images.check_end(stream, image.name)
+
+
+def _mapped(layout: images.Layout, image: Path) -> Iterator[np.ndarray]:
     """Yield chunks of an uncompressed image, memory-mapped."""
     expected = layout.offset + layout.n_volumes * layout.volume_bytes
     found = image.stat().st_size
@@ -158,7 +165,7 @@ def _mapped(image: Path, layout: images.Layout) -> Iterator[tuple[images.Layout,
     shape = (layout.n_volumes, layout.n_voxels)
     volumes = np.memmap(image, dtype=layout.dtype, mode="r", offset=layout.offset, shape=shape)
     for first in range(0, layout.n_volumes, VOLUMES_PER_READ):
-        yield layout, volumes[first : first + VOLUMES_PER_READ]
+        yield volumes[first : first + VOLUMES_PER_READ]
 
 
 def _truncated(image: Path, layout: images.Layout, n_whole: int) -> RunExcluded:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,18 +78,13 @@ def open_stream(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading; gzip is inflated on the way, by isal where it is installed."""
     with open(path, "rb") as handle:
         compressed = handle.read(2) == GZIP_MAGIC
-    if not compressed:
-        stream = open(path, "rb")  # noqa: SIM115 (closed below, with the others)
-    elif igzip is None:
-        stream = gzip.open(path, "rb")
-    elif path.stat().st_size >= THREADED_FROM_BYTES:
-        stream = igzip_threaded.open(path, "rb", threads=1)
+    threaded = compressed and igzip is not None and path.stat().st_size >= THREADED_FROM_BYTES
+    if threaded:
+        opener = partial(igzip_threaded.open, threads=1)
     else:
-        stream = igzip.open(path, "rb")
-    try:
+        opener = (igzip or gzip).open if compressed else open
+    with opener(path, "rb") as stream:
         yield stream
-    finally:
-        stream.close()
 
 
 def read_exactly(stream: BinaryIO, buffer: memoryview) -> int:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
@@ -37,12 +36,12 @@ from neuropipe.signals import quality
 from neuropipe.signals.extract import extract, grid_of
 from neuropipe.signals.regions import Regions
 from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
+from neuropipe.train.progress import Progress
 
 log = logging.getLogger("neuropipe")
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal")
 ORPHAN_CHECK_S = 0.5
-LOG_EVERY_S = 30.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -212,14 +211,15 @@ def _work(
         else:
             done[row["run_id"]] = finished
     excluded = {}
-    with _progress(len(todo), f"parcellate {job.dataset}") as advance:
-        for row, result in _results(job, todo, workers, config):
-            if isinstance(result, RunExcluded):
-                where = (job.dataset, row["participant_id"], row["run_id"], row["image"])
-                excluded[row["run_id"]] = exclusion("parcellate", *where, result.reason, result.detail)
-            else:
-                done[row["run_id"]] = _write(job, row, result, folder)
-            advance()
+    progress = Progress(f"parcellate {job.dataset}", len(rows), len(done))
+    for row, result in _results(job, todo, workers, config):
+        if isinstance(result, RunExcluded):
+            where = (job.dataset, row["participant_id"], row["run_id"], row["image"])
+            excluded[row["run_id"]] = exclusion("parcellate", *where, result.reason, result.detail)
+        else:
+            done[row["run_id"]] = _write(job, row, result, folder)
+        progress.advance()
+    progress.close()
     order = [row["run_id"] for row in rows]
     return [done[key] for key in order if key in done], [excluded[key] for key in order if key in excluded]
 
@@ -346,31 +346,3 @@ def _describe_folder(job: Job, folder: Path) -> None:
         "GeneratedBy": [{"Name": "neuropipe", "Version": version}],
     }
     write_if_changed(folder / "dataset_description.json", json.dumps(about, indent=1) + "\n")
-
-
-@contextmanager
-def _progress(total: int, title: str) -> Iterator[Any]:
-    """Yield a function to call per finished run: a bar on a terminal, else a line now and then."""
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError:
-        console = None
-    else:
-        console = Console(stderr=True)
-    if console is not None and console.is_terminal:
-        with Progress(*Progress.get_default_columns(), console=console) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda: bar.advance(task)
-        return
-    started, last, done = time.monotonic(), time.monotonic(), 0
-
-    def advance() -> None:
-        nonlocal last, done
-        done += 1
-        now = time.monotonic()
-        if now - last >= LOG_EVERY_S or done == total:
-            last, rate = now, done / max(now - started, 1e-9)
-            log.info("%s: %d of %d runs, %.2f/s, %.0f s left", title, done, total, rate, (total - done) / rate)
-
-    yield advance
