@@ -52,10 +52,10 @@ SITES = (
 
 
 def draw_people(rng: np.random.Generator, sites: Sequence[Site] = SITES) -> pd.DataFrame:
-    """Draw the participants: at every site, pairs of a patient and a control of about the same age.
+    """Draw the participants: at every site, pairs of a patient and a control of one sex and about one age.
 
     Ages and motion are spread evenly over their distributions, so that even a small study has the planted relation
-    of motion to diagnosis, and none of age to diagnosis.
+    of motion to diagnosis, and none of age or sex to diagnosis.
 
     Returns
     -------
@@ -68,10 +68,11 @@ def draw_people(rng: np.random.Generator, sites: Sequence[Site] = SITES) -> pd.D
         n = site.n_pairs
         pair_age = AGE_RANGE[0] + (AGE_RANGE[1] - AGE_RANGE[0]) * _spread(n, rng)
         age = np.tile(pair_age, 2) + rng.uniform(-AGE_JITTER / 2, AGE_JITTER / 2, 2 * n)
-        parts.append(pd.DataFrame({"age": age.clip(*AGE_RANGE).round(1), "diagnosis": "patient", "site": site.name}))
-        parts[-1].loc[n:, "diagnosis"] = "control"
+        sex = np.tile(rng.choice(["F", "M"], n), 2)
+        diagnosis = np.repeat(["patient", "control"], n)
+        columns = {"age": age.clip(*AGE_RANGE).round(1), "sex": sex, "diagnosis": diagnosis, "site": site.name}
+        parts.append(pd.DataFrame(columns))
     people = pd.concat(parts, ignore_index=True)
-    people["sex"] = rng.choice(["F", "M"], len(people))
     for diagnosis, side in (("patient", 0.5), ("control", -0.5)):
         members = people.index[people["diagnosis"] == diagnosis]
         log_fd = np.log(MEDIAN_FD_MM) + LOG_FD_STEP * side + LOG_FD_SD * ndtri(_spread(len(members), rng))

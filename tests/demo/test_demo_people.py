@@ -31,6 +31,14 @@ def test_patients_move_more_in_every_study_by_the_planted_amount(studies):
     assert all(people["mean_fd_mm"].between(*FD_LIMITS_MM).all() for people in studies)
 
 
+def test_sexes_are_matched_between_the_groups(studies):
+    for people in studies:
+        counts = people.groupby(["site", "diagnosis", "sex"]).size().unstack("diagnosis")
+        assert (counts["patient"] == counts["control"]).all()
+    women = np.mean([(people["sex"] == "F").mean() for people in studies])
+    assert women == pytest.approx(0.5, abs=0.06)
+
+
 def test_age_is_uniform_and_matched_between_the_groups(studies):
     for people in studies:
         assert people["age"].between(*AGE_RANGE).all()
