@@ -244,23 +244,24 @@ class StructuredBranch(nn.Module):
 
 
 class Tokenizer(nn.Module):
-    """Turns patches of one network's regions into tokens."""
+    """Turns patches of one network's regions into tokens as wide as all branches together."""
 
-    def __init__(self, n_regions: int, config: Config) -> None:
+    def __init__(self, n_regions: int, branches: Sequence[Branch], pooling: str = "mean", norm: bool = True) -> None:
         super().__init__()
-        self.pooling = config.pooling
+        width = sum(branch.out_channels for branch in branches)
+        self.pooling = pooling
         self.branches = nn.ModuleList(
             StructuredBranch(n_regions, branch) if branch.kind == "sgconv" else plain_branch(n_regions, branch)
-            for branch in config.branches
+            for branch in branches
         )
-        if config.pooling == "attention":
-            self.attention = nn.Linear(config.embed_dim, 1, bias=False)
+        if pooling == "attention":
+            self.attention = nn.Linear(width, 1, bias=False)
             nn.init.xavier_uniform_(self.attention.weight)
-        self.norm = nn.LayerNorm(config.embed_dim) if config.token_norm else nn.Identity()
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (item, region, sample) to (item, embed_dim)."""
-        x = F.gelu(torch.cat([branch(x) for branch in self.branches], dim=1))  # (item, embed_dim, sample)
+        """Map (item, region, sample) to (item, width)."""
+        x = F.gelu(torch.cat([branch(x) for branch in self.branches], dim=1))  # (item, width, sample)
         if self.pooling == "mean":
             x = x.mean(-1)
         elif self.pooling == "max":
@@ -295,7 +296,8 @@ class Encoder(nn.Module):
         if self.per_region:
             self.region_projection = nn.Linear(config.patch_size, dim)
         else:
-            self.tokenizers = nn.ModuleList(Tokenizer(n, config) for n in self.sizes)
+            settings = (config.branches, config.pooling, config.token_norm)
+            self.tokenizers = nn.ModuleList(Tokenizer(n, *settings) for n in self.sizes)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, dim)) if config.mask_token else None
         self.network_embed = nn.Parameter(0.02 * torch.randn(self.n_networks, dim))
@@ -501,15 +503,23 @@ def expansion(views: Tensor, eps: float, rows: Tensor | None = None) -> Tensor:
     return (half_logdet(views, n_rows, eps) * (dim + n_rows) / (dim * n_rows)).mean()
 
 
-def coding_rate_loss(student: Tensor, teacher: Tensor, config: Config, rows: Tensor | None = None) -> Tensor:
-    """Agreement between views against collapse of all of them (SimDINO); shapes as in `compression`."""
+class CodingRate(NamedTuple):
+    """The loss against collapse and its two terms."""
+
+    loss: Tensor
+    agreement: Tensor
+    rate: Tensor
+
+
+def coding_rate(student: Tensor, teacher: Tensor, config: Config, rows: Tensor | None = None) -> CodingRate:
+    """Weigh agreement between views against the spread of all of them (SimDINO); shapes as in `compression`."""
     n_views = len(teacher)
     spread = student[:n_views]
     if config.expansion_of == "both":
         spread = (spread + teacher) / 2
     agreement = compression(student, teacher, rows)
     rate = expansion(spread, config.expansion_eps, None if rows is None else rows[:n_views])
-    return -config.compression_weight * agreement - rate
+    return CodingRate(-config.compression_weight * agreement - rate, agreement, rate)
 
 
 def hidden_token_loss(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
@@ -544,13 +554,21 @@ class Side(nn.Module):
         self.mask_head = ProjectionHead(*sizes) if config.separate_mask_head else None
 
     def forward(
-        self, series: Tensor, hidden: Tensor | None, present: Tensor, generator: torch.Generator | None
+        self, series: Tensor, hidden: Tensor | None, present: Tensor | None, generator: torch.Generator | None
     ) -> Projections:
         """Encode and project; arguments as in `Encoder.forward`."""
         encoded = self.encoder(series, hidden, present, generator)
         cls, tokens = encoded[:, 0], encoded[:, 1:]
-        networks = mean_present(tokens.unflatten(1, present.shape[1:]), present, dim=2)
+        by_network = tokens.unflatten(1, (self.encoder.n_networks, -1))
+        networks = by_network.mean(2) if present is None else mean_present(by_network, present, dim=2)
         return Projections(self.head(cls), self.head(networks), (self.mask_head or self.head)(tokens))
+
+
+def cls_avg(encoded: Tensor, present: Tensor | None = None) -> Tensor:
+    """Return (batch, 2 * embed_dim): the mean of the other tokens (of those present), then the class token."""
+    cls, tokens = encoded[:, 0], encoded[:, 1:]
+    mean = tokens.mean(1) if present is None else mean_present(tokens, present.flatten(1), dim=1)
+    return torch.cat([mean, cls], dim=1)
 
 
 def mean_present(tokens: Tensor, present: Tensor, dim: int) -> Tensor:
@@ -604,7 +622,7 @@ class Model(nn.Module):
         return self.compare(student, teacher, hidden, present, weight, batch.n_views)
 
     def project(
-        self, series: Tensor, hidden: Tensor | None, present: Tensor, generator: torch.Generator | None
+        self, series: Tensor, hidden: Tensor | None, present: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Projections, Projections]:
         """Run all views through the student in one pass, and without masks through the teacher in another."""
         student = self.student(series, hidden, present, generator)
@@ -617,7 +635,7 @@ class Model(nn.Module):
         student: Projections,
         teacher: Projections,
         hidden: Tensor | None,
-        present: Tensor,
+        present: Tensor | None,
         network_weight: float,
         n_views: int,
     ) -> dict[str, Tensor]:
@@ -627,14 +645,14 @@ class Model(nn.Module):
         zero = student_cls.new_zeros(())
         parts = {"class_loss": zero, "network_loss": zero, "mask_loss": zero}
         with torch.autocast(zero.device.type, enabled=False):  # determinants need float32
-            parts["class_loss"] = coding_rate_loss(student_cls, teacher_cls, self.config)
+            parts["class_loss"] = coding_rate(student_cls, teacher_cls, self.config).loss
             if network_weight > 0:
                 pairs = (side.networks.unflatten(0, views).flatten(1, 2) for side in (student, teacher))
-                rows = present.any(-1).unflatten(0, views).flatten(1, 2)
-                parts["network_loss"] = network_weight * coding_rate_loss(*pairs, self.config, rows)
+                rows = None if present is None else present.any(-1).unflatten(0, views).flatten(1, 2)
+                parts["network_loss"] = network_weight * coding_rate(*pairs, self.config, rows).loss
             if hidden is not None:
-                counted = (hidden & present).flatten(1)
-                agreement = hidden_token_loss(student.tokens, teacher.tokens, counted)
+                counted = hidden if present is None else hidden & present
+                agreement = hidden_token_loss(student.tokens, teacher.tokens, counted.flatten(1))
                 parts["mask_loss"] = self.config.mask_loss_weight * agreement
         loss = parts["class_loss"] + parts["network_loss"] + parts["mask_loss"]
         spread = {"student_std": student_cls[0].std(0).mean(), "teacher_std": teacher_cls[0].std(0).mean()}
@@ -650,9 +668,7 @@ class Model(nn.Module):
         encoded = encoder(clean(batch.series, batch), present=present)
         if self.config.feature == "cls":
             return encoded[:, 0]
-        if self.config.missing == "mask_token":
-            present = torch.ones_like(present)
-        return torch.cat([mean_present(encoded[:, 1:], present.flatten(1), dim=1), encoded[:, 0]], dim=1)
+        return cls_avg(encoded, present if self.config.missing == "excluded" else None)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:

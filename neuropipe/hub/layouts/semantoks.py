@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from neuropipe.errors import CheckpointError
 from neuropipe.hub.published import Entry, fill
 from neuropipe.models.layers import StructuredConv
-from neuropipe.models.semantoks import Config, Encoder, Model, Side, networks_of
+from neuropipe.models.semantoks import Config, Encoder, Model, Side, Tokenizer, networks_of
 from neuropipe.shards.hdf5 import SLOTS
 from neuropipe.signals.regions import Regions
 
@@ -138,7 +139,8 @@ def entries(model: Model, atlases: Sequence[str]) -> Iterator[Entry]:
     """Yield every key of a released state dict in the order of the release."""
     for which in ("student", "teacher"):
         for entry in encoder_entries(getattr(model, which).encoder, atlases):
-            yield Entry(f"{which}_encoder.{entry.key}", f"{which}.encoder.{entry.name}", entry.use)
+            name = f"{which}.encoder.{entry.name}" if entry.name else ""
+            yield replace(entry, key=f"{which}_encoder.{entry.key}", name=name)
     for head, use in (("predictor", "weight"), ("mask_predictor", "copy")):
         for which in ("student", "teacher"):
             side: Side = getattr(model, which)
@@ -175,11 +177,16 @@ def encoder_entries(encoder: Encoder, atlases: Sequence[str]) -> Iterator[Entry]
 
 def _tokenizer_key(encoder: Encoder, name: str, atlas: str) -> str:
     network, rest = TOKENIZER.fullmatch(name).groups()
-    if match := re.fullmatch(r"(branches\.(\d+))\.filter\.(.*)", rest):
+    return f"network_tokenizers.{atlas}.{network}.{tokenizer_key(encoder.tokenizers[int(network)], rest)}"
+
+
+def tokenizer_key(tokenizer: Tokenizer, name: str) -> str:
+    """Return the released name of one of a tokenizer's tensors."""
+    if match := re.fullmatch(r"(branches\.(\d+))\.filter\.(.*)", name):
         branch, i, kind = match.groups()
-        depthwise = not isinstance(encoder.tokenizers[int(network)].branches[int(i)].mix, nn.Identity)
-        rest = f"{branch}.{'depthwise.' * depthwise}{kind}"
-    return f"network_tokenizers.{atlas}.{network}.{_rename(rest, TOKENIZER_RENAMES)}"
+        depthwise = not isinstance(tokenizer.branches[int(i)].mix, nn.Identity)
+        return f"{branch}.{'depthwise.' * depthwise}{kind}"
+    return _rename(name, TOKENIZER_RENAMES)
 
 
 def _rename(name: str, table: Sequence[tuple[str, str]]) -> str:
