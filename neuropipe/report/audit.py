@@ -1,0 +1,183 @@
+"""The leakage audit as a checklist, and the warnings that go to the top of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from neuropipe.report.read import Results, SplitFacts, Training
+from neuropipe.report.tables import Board
+from neuropipe.report.words import amount, interval
+
+State = Literal["passed", "failed", "unknown"]
+Topic = Literal["split", "scores", "pretraining"]
+SHOWN = 3  # failed checks named in a banner
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the checklist.
+
+    Attributes
+    ----------
+    topic : {"split", "scores", "pretraining"}
+        What it is about.
+    title : str
+        What must hold.
+    state : {"passed", "failed", "unknown"}
+        Whether it does; unknown where the study does not tell.
+    detail : str
+        What was found.
+    """
+
+    topic: Topic
+    title: str
+    state: State
+    detail: str
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A warning at the top of the page; `link` is the id of the section that explains it."""
+
+    title: str
+    detail: str
+    link: str
+
+
+def checklist(results: Results, boards: Iterable[Board]) -> list[Check]:
+    """Return every check of the leakage audit: splits, scores, pretraining."""
+    labels = {e.system.run_id: f"{board.name}, {e.system.label}" for board in boards for e in board.entries}
+    checks = [check for name, facts in results.splits.items() for check in _split_checks(name, facts)]
+    if results.leakage is None:
+        missing = "There is no leakage.json; run neuropipe evaluate."
+        checks.append(Check("scores", "Shuffled labels score at chance", "unknown", missing))
+    else:
+        checks += [_measured(item, labels) for item in results.leakage]
+    by_model: dict[str, list[Training]] = {}
+    for one in results.trainings:
+        by_model.setdefault(f"{one.recipe}, seed {one.seed}", []).append(one)
+    return checks + [_pretraining(name, models, results) for name, models in by_model.items()]
+
+
+def _split_checks(name: str, facts: SplitFacts) -> list[Check]:
+    if facts.audit is None:
+        return [Check("split", f"Split {name} is sound", "unknown", "There is no audit.json; run neuropipe split.")]
+    n_folds = len(facts.audit.get("folds", []))
+    scope = f"{facts.audit.get('n_people', 'all')} people, {n_folds} fold{'' if n_folds == 1 else 's'}"
+    return [
+        Check(
+            "split",
+            f"Split {name}: {item['check']}",
+            "passed" if item["passed"] else "failed",
+            str(item.get("detail") or scope),
+        )
+        for item in facts.audit["checks"]
+    ]
+
+
+def _measured(item: dict[str, Any], labels: dict[str, str]) -> Check:
+    """Return a check of ``leakage.json`` in words."""
+    where = str(item["where"])
+    title = f"{str(item['check'])[:1].upper()}{str(item['check'])[1:]}: {labels.get(where, where)}"
+    detail = ""
+    if "value" in item:
+        value = item["value"]
+        found = f"{value:.3f}" if isinstance(value, float) else str(value)
+        detail = f"found {found}, expected {item.get('expected', 'nothing else')}"
+    topic: Topic = "pretraining" if "pretraining" in str(item["check"]) else "scores"
+    return Check(topic, title, "passed" if item["passed"] else "failed", detail)
+
+
+def _pretraining(name: str, models: list[Training], results: Results) -> Check:
+    """Check by the lists of people that no model of a recipe and seed learned from those it is tested on."""
+    title = f"Model {name}: learned from nobody whom it is tested on, kin included"
+    seen, known = set(), 0
+    for one in models:
+        tested = _tested(one, results)
+        if one.people is None or tested is None:
+            continue
+        known += 1
+        learned = _ids(one.people)
+        persons = _persons_of(learned, results)
+        seen |= {key for key, person in tested.items() if key in learned or person in persons}
+    scope = f"by the lists of people of {known} of {len(models)} model{'' if len(models) == 1 else 's'}"
+    if seen:
+        return Check("pretraining", title, "failed", f"{len(seen)} test people were seen, {scope}")
+    return Check("pretraining", title, "passed" if known == len(models) else "unknown", scope)
+
+
+def _ids(people: pd.DataFrame) -> set[tuple[str, str]]:
+    return set(zip(people["dataset"].astype(str), people["participant_id"].astype(str), strict=True))
+
+
+def _tested(training: Training, results: Results) -> dict[tuple[str, str], str] | None:
+    """Return person by (dataset, participant) of everyone whom the model is tested on; None where unknown."""
+    split, _, fold = training.where.partition("/")
+    facts = [results.splits[split]] if split in results.splits else list(results.splits.values())
+    tables = [one.table for one in facts if one.table is not None]
+    if not tables or len(tables) < len(facts):
+        return None
+    rows = pd.concat([table[(table["role"] == "test") & ((table["fold"] == fold) | (not fold))] for table in tables])
+    keys = zip(rows["dataset"].astype(str), rows["participant_id"].astype(str), strict=True)
+    return dict(zip(keys, rows["person"].astype(str), strict=True))
+
+
+def _persons_of(learned: set[tuple[str, str]], results: Results) -> set[str]:
+    """Return the persons (or families) of everyone in `learned`, as far as the splits know them."""
+    tables = [facts.table for facts in results.splits.values() if facts.table is not None]
+    rows = pd.concat(tables).drop_duplicates(["dataset", "participant_id"]) if tables else pd.DataFrame()
+    return {str(row.person) for row in rows.itertuples() if (str(row.dataset), str(row.participant_id)) in learned}
+
+
+def banners(results: Results, boards: Iterable[Board], checks: Iterable[Check]) -> list[Banner]:
+    """Return what a reader must know before believing any number."""
+    failed = [check for check in checks if check.state == "failed"]
+    found = []
+    if audit := [check for check in failed if check.topic != "pretraining"]:
+        count = "One check" if len(audit) == 1 else f"{len(audit)} checks"
+        found.append(Banner(f"{count} of the leakage audit failed", _listed(audit), "audit"))
+    everyone = [name for name, item in results.config.pretrain.items() if item.people == "everyone"]
+    if everyone:
+        detail = (
+            "The study asked for it (people: everyone): unlabelled test people were part of training. "
+            "These numbers say nothing about new people."
+        )
+        found.append(Banner(f"Pretraining of {', '.join(everyone)} has seen the test people", detail, "audit"))
+    elif seen := [check for check in failed if check.topic == "pretraining"]:
+        found.append(Banner("Pretraining has seen test people", _listed(seen), "audit"))
+    return found + [banner for board in boards if (banner := _below(board)) is not None]
+
+
+def _listed(checks: list[Check]) -> str:
+    named = "; ".join(f"{check.title} ({check.detail})" for check in checks[:SHOWN])
+    return f"{named}; and {len(checks) - SHOWN} more." if len(checks) > SHOWN else f"{named}."
+
+
+def _below(board: Board) -> Banner | None:
+    """Return a warning where the best model scores below functional connectivity."""
+    model = board.best("model")
+    connectivity = board.twin(model, "fc") if model else None
+    if model is None or connectivity is None:
+        return None
+    difference = board.difference(model, connectivity)
+    if not board.gain(difference.value) < 0:
+        return None
+    between = interval(difference.low, difference.high, board.metric, signed=True)
+    says = {
+        "worse": f"The 95 % interval of the difference ({between}) excludes zero.",
+        "undecided": f"The 95 % interval of the difference ({between}) includes zero.",
+        "better": f"The 95 % interval of the difference is {between}.",
+    }[board.judge(difference)]
+    if between == "–":
+        says = "No interval of the difference is available."
+    detail = (
+        f"{amount(model.value, board.metric)} against {amount(connectivity.value, board.metric)}. {says} "
+        "A linear readout of connectivity is the simpler choice here."
+    )
+    return Banner(
+        f"{model.system.label} scores below functional connectivity on {board.name}", detail, f"task-{board.name}"
+    )

@@ -1,0 +1,156 @@
+"""The one HTML page of a study: everything inline, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import shlex
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from neuropipe import __version__
+from neuropipe.report import audit, cards, excluded, lineage, tables, views, words
+from neuropipe.report.audit import Check
+from neuropipe.report.read import Results
+from neuropipe.report.tables import NAMES
+
+TEMPLATES = Path(__file__).parent / "templates"
+SECTIONS = [
+    ("top", "Summary"),
+    ("asked", "Asked"),
+    ("people", "Left out"),
+    ("results", "Results"),
+    ("training", "Training"),
+    ("quality", "Motion"),
+    ("audit", "Audit"),
+    ("reproduce", "Reproduce"),
+]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A report: the page and the model cards by recipe."""
+
+    page: str
+    cards: dict[str, str]
+
+
+def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
+    """Return the page of a study and the cards of its models.
+
+    Parameters
+    ----------
+    results : Results
+        From `read.read`.
+    made_at : datetime
+        When the report is made (UTC).
+    config_path : str
+        As it is typed to make the study again.
+    """
+    boards = [board for name in results.config.tasks if (board := tables.board(results, name)) is not None]
+    checks = audit.checklist(results, boards)
+    made, versions = lineage.stages(results.study)
+    digests = lineage.hashes(results.study)
+    recipes = sorted({one.recipe for one in results.trainings})
+    style, script = _asset("style.css"), _asset("page.js")
+    page = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            study=results.config.study,
+            date=f"{made_at:%d %B %Y}".lstrip("0"),
+            version=__version__,
+            seed=results.config.seed,
+            sections=SECTIONS,
+            style=Markup(style),
+            script=Markup(script),
+            style_hash=_csp(style),
+            script_hash=_csp(script),
+            nan=math.nan,
+            banners=audit.banners(results, boards, checks),
+            tasks=[views.task_view(board, results.predictions) for board in boards],
+            tiles=_tiles(results, boards),
+            asked=views.asked(results, {b.name for b in boards}, {name: f"models/{name}.md" for name in recipes}),
+            flows={name: excluded.flow(results.study, name, results.excluded) for name in results.config.datasets},
+            excluded=views.excluded(results, f"{results.study.root.name}/excluded.tsv"),
+            training=views.training(results),
+            costs=views.costs(results, boards),
+            quality=views.motion_and_coverage(results),
+            checks=checks,
+            audit_sentence=_audit_sentence(checks),
+            commands=_commands(results, config_path),
+            made=made,
+            versions=versions,
+            hashes=digests,
+            configuration=yaml.safe_dump(results.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+            missing=results.missing,
+        )
+    )
+    return Rendered(page, {name: cards.render(results, boards, checks, name, made_at) for name in recipes})
+
+
+@cache
+def _environment() -> Environment:
+    """Return the templates' environment: everything is escaped unless it is our own markup."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "amount": words.amount,
+        "interval": words.interval,
+        "probability": words.probability,
+        "count": lambda n: f"{n:.0f}" if math.isfinite(n) else "–",
+        "method": views.method,
+        "metric_name": lambda name: NAMES.get(name, name.replace("_", " ")),
+    }
+    environment.tests["nan"] = lambda value: isinstance(value, float) and math.isnan(value)
+    return environment
+
+
+def _asset(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _csp(content: str) -> str:
+    """Return the hash by which the page's own policy allows an inline style or script, and no other."""
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _tiles(results: Results, boards: list[tables.Board]) -> list[tuple[str, str]]:
+    """Return the counts of the header."""
+    tiles = [("datasets", str(len(results.config.datasets)))]
+    if results.runs is not None:
+        people = results.runs[["dataset", "participant_id"]].drop_duplicates()
+        tiles += [("people", str(len(people))), ("recordings", str(len(results.runs)))]
+    left_out = results.excluded.drop_duplicates(["dataset", "participant_id", "run_id", "path"])
+    tiles.append(("left out", str(len(left_out))))
+    systems = {entry.system.name for board in boards for entry in board.entries}
+    return [*tiles, ("tasks", str(len(boards))), ("systems", str(len(systems)))]
+
+
+def _audit_sentence(checks: list[Check]) -> str:
+    count = {state: sum(check.state == state for check in checks) for state in ("passed", "failed", "unknown")}
+    return f"{count['passed']} of {len(checks)} checks passed, {count['failed']} failed, {count['unknown']} not known."
+
+
+def _commands(results: Results, config_path: str) -> list[str]:
+    """Return what to type to make the study again."""
+    study = str(results.study.root)
+    return [
+        f"snakemake --cores all --configfile {shlex.quote(config_path)}",
+        "# only this page:",
+        f"neuropipe report --config {shlex.quote(config_path)} --study {shlex.quote(study)} "
+        f"--output {shlex.quote(str(results.study.report))}",
+    ]

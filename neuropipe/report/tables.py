@@ -1,0 +1,274 @@
+"""The leaderboards: from rows of ``metrics.parquet`` to what a reader compares."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from neuropipe.config import Task
+from neuropipe.report import curves, systems
+from neuropipe.report.read import Results
+from neuropipe.report.systems import System
+
+PRIMARY = {"binary": "auroc", "multiclass": "balanced_accuracy", "regression": "mae"}
+LOWER_IS_BETTER = frozenset({"mae", "brier", "ece"})
+NAMES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "balanced_accuracy": "Balanced accuracy",
+    "mcc": "Matthews correlation",
+    "brier": "Brier score",
+    "brier_skill": "Brier skill",
+    "ece": "Calibration error (ECE)",
+    "calibration_slope": "Calibration slope",
+    "calibration_intercept": "Calibration intercept",
+    "macro_f1": "Macro F1",
+    "mae": "Mean absolute error",
+    "r2": "R²",
+    "pearson_r": "Pearson r",
+    "bias_slope": "Bias slope",
+}
+SUMMARIES = ("mean", "pooled")  # values of `fold` that are no single fold
+RUN = ["run_id", "system", "readout", "seed"]
+TEXT = [*RUN, "fold", "reference"]
+
+Verdict = Literal["better", "worse", "undecided"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A system's value minus that of a reference, on the same people.
+
+    Attributes
+    ----------
+    value, low, high : float
+        Difference of the metric and its 95 % interval; NaN where there is none.
+    p_corrected : float
+        p of the comparison, Holm-corrected over tasks.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_corrected: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a leaderboard; a number that the study does not have is NaN.
+
+    Attributes
+    ----------
+    system : System
+        Who competes.
+    value, ci_low, ci_high : float
+        Primary metric and its 95 % interval.
+    ci_method : str
+        How the interval was made.
+    pooled : float
+        The same metric over the pooled folds; NaN for a single test set.
+    differences : dict of str to Difference
+        By the name of the reference system.
+    p_perm, null_mean : float
+        Permutation p-value, and mean metric under permuted labels.
+    n_train, n_test : float
+        People.
+    """
+
+    system: System
+    value: float
+    ci_low: float
+    ci_high: float
+    ci_method: str
+    pooled: float
+    differences: dict[str, Difference]
+    p_perm: float
+    null_mean: float
+    n_train: float
+    n_test: float
+
+
+@dataclass(frozen=True)
+class Board:
+    """The leaderboard of one task.
+
+    Attributes
+    ----------
+    name : str
+        Of the task.
+    task : Task
+        Its section of the configuration.
+    metric : str
+        Primary metric.
+    entries : list of Entry
+        In drawing order.
+    chance : float or None
+        What knowing nothing gives.
+    others : DataFrame
+        The other metrics: system label by metric.
+    folds : DataFrame
+        Primary metric of single folds; empty for a single test set.
+    nulls : dict of str to ndarray
+        By run: the primary metric under each permutation of the labels, averaged over folds.
+    """
+
+    name: str
+    task: Task
+    metric: str
+    entries: list[Entry]
+    chance: float | None
+    others: pd.DataFrame
+    folds: pd.DataFrame
+    nulls: dict[str, np.ndarray]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value wins."""
+        return self.metric in LOWER_IS_BETTER
+
+    def of_role(self, role: str) -> list[Entry]:
+        """Return the entries of a role, the best first."""
+        found = [entry for entry in self.entries if entry.system.role == role and math.isfinite(entry.value)]
+        return sorted(found, key=lambda entry: entry.value, reverse=not self.lower_is_better)
+
+    def best(self, role: str) -> Entry | None:
+        """Return the best entry of a role."""
+        return next(iter(self.of_role(role)), None)
+
+    def gain(self, difference: float) -> float:
+        """Return a difference of the metric as a gain: positive is better."""
+        return -difference if self.lower_is_better else difference
+
+    def judge(self, difference: Difference) -> Verdict:
+        """Return whether the interval of a difference excludes zero, and on which side."""
+        low, high = sorted((self.gain(difference.low), self.gain(difference.high)))
+        if not (math.isfinite(low) and math.isfinite(high)) or low <= 0 <= high:
+            return "undecided"
+        return "better" if low > 0 else "worse"
+
+    def twin(self, entry: Entry, role: str) -> Entry | None:
+        """Return the entry of a role that `entry` is compared with: of the same readout where there is one.
+
+        The comparison is fixed beforehand in this way; taking the best readout of the other role
+        would compare with a maximum.
+        """
+        others = [other for other in self.entries if other.system.role == role and math.isfinite(other.value)]
+        own = [other for other in others if other.system.name.startswith(f"{entry.system.name} ")] or others
+        alike = [other for other in own if other.system.readout == entry.system.readout]
+        return next(iter(alike or own), None)
+
+    def difference(self, entry: Entry, other: Entry) -> Difference:
+        """Return the difference of two entries; without an interval where the study did not compare the two."""
+        bare = Difference(entry.value - other.value, math.nan, math.nan, math.nan)
+        return entry.differences.get(other.system.name, bare)
+
+
+def board(results: Results, name: str) -> Board | None:
+    """Return the leaderboard of a task; None where it has no metrics."""
+    task = results.config.tasks[name]
+    metric = PRIMARY[task.kind]
+    rows = results.metrics[results.metrics["task"] == name]
+    rows = rows.assign(**{c: rows[c].astype("string").fillna("") if c in rows else "" for c in TEXT})
+    summary, pooled = _summaries(rows)
+    primary = summary[summary["metric"] == metric]
+    if primary.empty:
+        return None
+    competitors = systems.make(primary[RUN].drop_duplicates(), task.kind)
+    entries = [_entry(system, primary, pooled[pooled["metric"] == metric]) for system in competitors]
+    single = rows[(rows["metric"] == metric) & ~rows["fold"].isin(SUMMARIES)]
+    several = single["fold"].nunique() > 1
+    return Board(
+        name=name,
+        task=task,
+        metric=metric,
+        entries=entries,
+        chance=_chance(task, entries, results.predictions, name),
+        others=_others(summary, competitors, metric),
+        folds=single if several else single.iloc[:0],
+        nulls=_nulls(results.nulls, competitors, metric),
+    )
+
+
+def _summaries(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that stand for a whole split, and the pooled rows.
+
+    The mean over folds stands for the split where there is one; else the pooled value; else the only fold.
+    """
+    rank = rows["fold"].map({"mean": 0, "pooled": 1}).fillna(2)
+    rows = rows.assign(rank=rank)
+    best = rows.groupby(["run_id", "metric"])["rank"].transform("min")
+    summary = rows[rows["rank"] == best].drop_duplicates(["run_id", "metric", "reference"])
+    folded = (best == 0).any()
+    return summary, rows[(rows["fold"] == "pooled") & folded]
+
+
+def _nulls(nulls: pd.DataFrame | None, competitors: list[System], metric: str) -> dict[str, np.ndarray]:
+    """Return the null distribution of every system that has one."""
+    if nulls is None:
+        return {}
+    draws = {system.run_id: curves.null_draws(system.rows(nulls), metric) for system in competitors}
+    return {run: values for run, values in draws.items() if values is not None}
+
+
+def _entry(system: System, primary: pd.DataFrame, pooled: pd.DataFrame) -> Entry:
+    rows = system.rows(primary).to_dict("records")
+    row, beside = rows[0], system.rows(pooled).to_dict("records")
+    return Entry(
+        system=system,
+        value=number(row, "value"),
+        ci_low=number(row, "ci_low"),
+        ci_high=number(row, "ci_high"),
+        ci_method=word(row, "ci_method"),
+        pooled=number(beside[0], "value") if beside else math.nan,
+        differences={word(r, "reference"): _difference(r) for r in rows if word(r, "reference")},
+        p_perm=number(row, "p_perm"),
+        null_mean=number(row, "null_mean"),
+        n_train=number(row, "n_train"),
+        n_test=number(row, "n_test"),
+    )
+
+
+def _difference(row: dict[str, Any]) -> Difference:
+    return Difference(
+        number(row, "delta"), number(row, "delta_ci_low"), number(row, "delta_ci_high"), number(row, "p_holm")
+    )
+
+
+def number(row: dict[str, Any], column: str) -> float:
+    """Return a cell as a float; NaN where it is missing."""
+    value = row.get(column)
+    return math.nan if value is None or value is pd.NA else float(value)
+
+
+def word(row: dict[str, Any], column: str) -> str:
+    """Return a cell as text; empty where it is missing."""
+    value = row.get(column)
+    return "" if value is None or pd.isna(value) else str(value)
+
+
+def _chance(task: Task, entries: list[Entry], predictions: pd.DataFrame | None, name: str) -> float | None:
+    """Return what knowing nothing about a person gives on the primary metric."""
+    if task.kind == "binary":
+        return 0.5
+    trivial = [entry.value for entry in entries if entry.system.role == "majority"]
+    if trivial:
+        return trivial[0]
+    if task.kind == "multiclass" and predictions is not None:
+        classes = predictions.loc[predictions["task"] == name, "y"].nunique()
+        return 1 / classes if classes else None
+    return None
+
+
+def _others(summary: pd.DataFrame, competitors: list[System], primary: str) -> pd.DataFrame:
+    """Return the metrics beside the primary one: a row per system, a column per metric."""
+    known = [metric for metric in NAMES if metric != primary and (summary["metric"] == metric).any()]
+    rest = [metric for metric in dict.fromkeys(summary["metric"]) if metric not in NAMES]
+    table = {}
+    for system in competitors:
+        mine = system.rows(summary).drop_duplicates("metric").set_index("metric")["value"]
+        table[system.label] = [float(mine.get(metric, math.nan)) for metric in known + rest]
+    return pd.DataFrame.from_dict(table, orient="index", columns=known + rest)

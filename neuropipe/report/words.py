@@ -1,0 +1,168 @@
+"""Numbers and verdicts in plain words, no stronger than their intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from neuropipe.report.tables import NAMES, Board, Difference, Entry
+
+Tone = Literal["good", "neutral", "bad"]
+ALPHA = 0.05  # a permutation p below it is called above chance
+RELATIONS = {
+    "better": "{model} beats functional connectivity on {task}.",
+    "worse": "{model} falls below functional connectivity on {task}.",
+    "undecided": "{model} and functional connectivity cannot be told apart on {task}.",
+    "untested": "{model} stands beside functional connectivity on {task}, untested.",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a task's leaderboard says.
+
+    Attributes
+    ----------
+    task : str
+        Name of the task.
+    tone : {"good", "neutral", "bad"}
+        Against functional connectivity.
+    headline : str
+        One sentence without numbers.
+    numbers : str
+        The numbers behind it.
+    details : list of str
+        Chance, random weights, confounds: one sentence each.
+    """
+
+    task: str
+    tone: Tone
+    headline: str
+    numbers: str
+    details: list[str]
+
+
+def decimals(metric: str) -> int:
+    """Return how many decimals a metric is shown with."""
+    return 2 if metric == "mae" else 3
+
+
+def amount(value: float, metric: str, signed: bool = False) -> str:
+    """Return a metric as text with a true minus sign; a dash where it is missing."""
+    if not math.isfinite(value):
+        return "–"
+    sign = "+" if signed and value > 0 else ""
+    return f"{sign}{value:.{decimals(metric)}f}".replace("-", "−")
+
+
+def interval(low: float, high: float, metric: str, signed: bool = False) -> str:
+    """Return ``low to high``; a dash where there is no interval."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "–"
+    return f"{amount(low, metric, signed)} to {amount(high, metric, signed)}"
+
+
+def probability(p: float) -> str:
+    """Return a p-value with the digits it deserves."""
+    if not math.isfinite(p):
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def verdict(board: Board) -> Verdict:
+    """Return what a leaderboard says, in sentences."""
+    model = board.best("model")
+    if model is None:
+        return _without_model(board)
+    connectivity, random = board.twin(model, "fc"), board.twin(model, "random")
+    details = [_against_chance(model)]
+    if random is not None:
+        details.append(_against_random(board, model, random))
+    details += _other_connectivity(board, connectivity)
+    details += _confounds(board, model)
+    if connectivity is None:
+        headline = f"{model.system.label} stands alone on {board.name}: functional connectivity was not run beside it."
+        return Verdict(board.name, "neutral", headline, _with_interval(board, model), details)
+    difference = board.difference(model, connectivity)
+    judged = board.judge(difference)
+    relation = RELATIONS[judged if math.isfinite(difference.low) else "untested"]
+    headline = relation.format(model=model.system.label, task=board.name)
+    numbers = (
+        f"{NAMES[board.metric]} {amount(model.value, board.metric)} against "
+        f"{amount(connectivity.value, board.metric)}; {_difference(board, difference)}."
+    )
+    tone: Tone = {"better": "good", "worse": "bad", "undecided": "neutral"}[judged]
+    return Verdict(board.name, tone, headline, numbers, details)
+
+
+def _without_model(board: Board) -> Verdict:
+    """Return the verdict of a task for which no model was trained."""
+    best = next((entry for role in ("random", "fc", "confounds") if (entry := board.best(role))), None)
+    if best is None:
+        return Verdict(board.name, "neutral", f"Nothing but the trivial answer was judged on {board.name}.", "", [])
+    headline = f"No model was trained for {board.name}; {best.system.label} stands for what is reachable."
+    confounds = board.best("confounds")
+    details = [_against_chance(best)]
+    if confounds is not None and confounds is not best:
+        details += [f"Confounds alone reach {amount(confounds.value, board.metric)}."]
+    return Verdict(board.name, "neutral", headline, _with_interval(board, best), details)
+
+
+def _with_interval(board: Board, entry: Entry) -> str:
+    text = f"{NAMES[board.metric]} {amount(entry.value, board.metric)}"
+    between = interval(entry.ci_low, entry.ci_high, board.metric)
+    return f"{text}." if between == "–" else f"{text} (95 % interval {between})."
+
+
+def _difference(board: Board, difference: Difference) -> str:
+    """Return the difference in words; for errors it says which direction is better."""
+    text = f"difference {amount(difference.value, board.metric, signed=True)}"
+    between = interval(difference.low, difference.high, board.metric, signed=True)
+    text += " (no interval)" if between == "–" else f" (95 % interval {between})"
+    return f"{text}, where negative is better" if board.lower_is_better else text
+
+
+def _against_chance(entry: Entry) -> str:
+    """Return whether permuted labels reach the value."""
+    if not math.isfinite(entry.p_perm):
+        return f"{entry.system.label} was not tested against permuted labels."
+    p = f"permutation p {probability(entry.p_perm) if entry.p_perm < 0.001 else '= ' + probability(entry.p_perm)}"
+    if entry.p_perm < ALPHA:
+        return f"{entry.system.label} is above chance ({p})."
+    return f"{entry.system.label} is not distinguishable from chance ({p})."
+
+
+def _other_connectivity(board: Board, compared: Entry | None) -> list[str]:
+    """Return a sentence where another readout of connectivity does better than the one compared with."""
+    best = board.best("fc")
+    if best is None or compared is None or best is compared:
+        return []
+    return [f"{best.system.label} reaches {amount(best.value, board.metric)}."]
+
+
+def _against_random(board: Board, model: Entry, random: Entry) -> str:
+    difference = board.difference(model, random)
+    values = f"{amount(model.value, board.metric)} against {amount(random.value, board.metric)}"
+    change = _difference(board, difference)
+    if math.isfinite(difference.low):
+        says = {
+            "better": "Pretraining helped",
+            "worse": "Pretraining hurt",
+            "undecided": "Whether pretraining helped is open",
+        }[board.judge(difference)]
+    else:
+        gain = board.gain(difference.value)
+        says = "Pretrained weights score higher than random ones" if gain > 0 else "Random weights score no lower"
+    return f"{says}: {values} with random weights; {change}."
+
+
+def _confounds(board: Board, model: Entry) -> list[str]:
+    """Return a sentence where confounds alone do as well as the model."""
+    confounds = board.best("confounds")
+    if confounds is None:
+        return []
+    value = amount(confounds.value, board.metric)
+    if board.gain(model.value - confounds.value) <= 0:
+        return [f"Confounds alone reach {value}, no worse than the model: the result needs no brain data."]
+    return [f"Confounds alone reach {value}."]
