@@ -47,13 +47,14 @@ def parse(path: str) -> dict[str, str]:
     -------
     dict of str to str
         E.g. ``{"subject": "01", "task": "rest", "run": "1", "suffix": "bold", "extension": ".nii.gz"}``.
-        Labels that pybids' patterns do not admit (non-ASCII ones) are taken from the name itself.
+        Labels are taken whole from the name: pybids' patterns cut them at the first non-ASCII letter.
     """
     from bids.layout import parse_file_entities
 
     pairs, suffix, extension = split_name(PurePosixPath(path).name)
-    found = {LONG.get(key, key): value for key, value in pairs.items()} | {"suffix": suffix, "extension": extension}
-    return found | {k: str(v) for k, v in parse_file_entities(f"/{path}", entities=_pybids_entities()).items()}
+    found = {key: str(value) for key, value in parse_file_entities(f"/{path}", entities=_pybids_entities()).items()}
+    whole = {LONG.get(key, key): value for key, value in pairs.items()}
+    return found | whole | {"suffix": suffix, "extension": extension}
 
 
 def split_name(name: str) -> tuple[dict[str, str], str, str]:

@@ -144,9 +144,14 @@ def _candidates(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, dict[str
     elsewhere = {"desc": "preproc"} | dict.fromkeys(PARTS) | elsewhere
     if "part" not in wanted:
         elsewhere["part"] = [None, "mag"]
+    # Of a dozen images per run one is meant: the name alone tells, before pybids takes its time.
+    in_name = {key: elsewhere[key] for key in ("desc", *PARTS)}
     runs: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     for name in folder.names:
-        if name.endswith(IMAGE_EXTENSIONS) and "_bold.nii" in name:
+        if not name.endswith(IMAGE_EXTENSIONS):
+            continue
+        pairs, suffix, _ = entities.split_name(name)
+        if suffix == elsewhere["suffix"] and entities.matches(pairs, in_name):
             parsed = entities.parse(f"{folder.path}/{name}")
             if entities.matches(parsed, elsewhere):
                 runs[entities.run_key(name)][name] = parsed

@@ -133,8 +133,8 @@ def clean(
     if degrees < max(min_degrees_of_freedom, 1):
         raise RunExcluded(
             "degrees of freedom",
-            f"{degrees} of {n_volumes} are left, {max(min_degrees_of_freedom, 1):g} needed: the pass-band has {len(k)}, "
-            f"{regressors.shape[1]} confounds, {int(censored.sum())} censored volumes and the trend take "
+            f"expected at least {max(min_degrees_of_freedom, 1):g}, found {degrees} of {n_volumes}: the pass-band has "
+            f"{len(k)}, {regressors.shape[1]} confounds, {int(censored.sum())} censored volumes and the trend take "
             f"{noise.shape[1]} of them; choose a leaner clean.strategy, a wider band, or lower the limit",
         )
     valid = _varying(series, censored)

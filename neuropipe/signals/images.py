@@ -79,10 +79,8 @@ def open_stream(path: Path) -> Iterator[BinaryIO]:
     with open(path, "rb") as handle:
         compressed = handle.read(2) == GZIP_MAGIC
     threaded = compressed and igzip is not None and path.stat().st_size >= THREADED_FROM_BYTES
-    if threaded:
-        opener = partial(igzip_threaded.open, threads=1)
-    else:
-        opener = (igzip or gzip).open if compressed else open
+    inflate = partial(igzip_threaded.open, threads=1) if threaded else (igzip or gzip).open
+    opener = inflate if compressed else open
     with opener(path, "rb") as stream:
         yield stream
 
