@@ -220,6 +220,8 @@ class Pretrain(Section):
     """Whose recordings are seen."""
     people: People = "train_side"
     """``train_side`` of each fold that judges it; ``external``: datasets of no task; ``everyone``: printed in red."""
+    splits: list[Name] | None = None
+    """Splits whose folds it is trained for; default: those of every task on its datasets."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     """One model per seed."""
     recipe: str | None = None
@@ -276,13 +278,14 @@ class StudyConfig(Section):
         return Path(chosen) if chosen else RECIPES / f"{name}.yaml"
 
     def judging_splits(self, recipe: str) -> list[str]:
-        """Return the splits whose tests judge a recipe: those of tasks on its datasets (all, when external)."""
+        """Return the splits whose folds a recipe is trained for and judged by, sorted."""
         item = self.pretrain[recipe]
+        named = self.splits if item.splits is None else item.splits
         return sorted(
             {
                 task.split
                 for task in self.tasks.values()
-                if item.people == "external" or set(task.datasets) & set(item.datasets)
+                if task.split in named and (item.people == "external" or set(task.datasets) & set(item.datasets))
             }
         )
 
@@ -393,6 +396,9 @@ def _disagreements(content: dict[str, Any]) -> list[str]:
         for key, item in _part(content, part).items():
             unknown = [name for name in _listed(item, "datasets") if name not in datasets]
             lines += [f"{part}.{key}.datasets: {_with_hint(name, datasets)}" for name in unknown]
+    for key, item in _part(content, "pretrain").items():
+        unknown = [name for name in _listed(item, "splits") if name not in splits]
+        lines += [f"pretrain.{key}.splits: {_with_hint(name, splits)}" for name in unknown]
     for key, task in tasks.items():
         if "split" in task and task["split"] not in splits:
             lines.append(f"tasks.{key}.split: {_with_hint(task['split'], splits)}")

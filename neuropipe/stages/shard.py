@@ -101,7 +101,7 @@ def run(*, config: Path, dataset: str, receipt: Path, output: Path) -> None:
     settings = configuration.load(config).shards
     study = Study(output.parents[2])
     made = read_json(receipt)
-    folder, chunk = study.shards(dataset), made["chunk"]
+    folder, chunk = study.shards(dataset), int(made["chunk"])
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / f".lock-{chunk:02d}"):
         ordered = sorted(made["products"], key=lambda product: product["run_id"])

@@ -79,17 +79,17 @@ def train(
     device = source.device
     optimizer = optim.build(model, settings)
     rows: list[dict[str, float]] = []
+    window: list[dict[str, Tensor]] = []  # losses since the last row, on the device
     begin = 0
     if (state := checkpoint.latest(folder, device)) and state["identity"] == identity:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        rows, begin = state["rows"], state["step"]
+        rows, window, begin = state["rows"], state["window"], state["step"]
     generator = torch.Generator(device=device)
     autocast = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
     loss_of = torch.compile(model.loss) if settings.compile else model.loss
     writer = _tensorboard(tensorboard, begin)
     progress = Progress(what, settings.n_steps, begin)
-    window: list[dict[str, Tensor]] = []
     clock = time.perf_counter()
     model.train()
     for step in range(begin, settings.n_steps):
@@ -113,12 +113,8 @@ def train(
             _say(writer, rows[-1])
         progress.advance(f"loss {rows[-1]['loss']:.4f}" if rows else "")
         if done % settings.checkpoint_every == 0 or done == settings.n_steps:
-            state = {
-                "identity": identity,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "rows": rows,
-            }
+            state = {"identity": identity, "rows": rows, "window": window}
+            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save(folder, done, state)
     progress.close()
     if writer is not None:
