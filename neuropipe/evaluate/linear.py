@@ -17,14 +17,18 @@ MAX_ITERATIONS = 2000
 TOLERANCE = 1e-6
 
 
-class Readout(Protocol):
-    """A penalised linear model, fitted for many strengths and label columns."""
+class Path(Protocol):
+    """A penalised linear model on one training side, asked strength by strength, the strongest first."""
 
-    def fit_predict(self, train: np.ndarray, y: np.ndarray, other: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-        """Return predictions (n_strengths, n_other, n_columns)."""
+    def __init__(self, train: np.ndarray, y: np.ndarray, other: np.ndarray) -> None:
+        """Take training rows (n_train, r), label columns (n_train, n_columns) and rows to predict (n_other, r)."""
 
-    def loss(self, y: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-        """Return the summed loss (n_strengths, n_columns) of predictions (n_strengths, n, n_columns)."""
+    def predict(self, columns: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+        """Return predictions (n_other, len(columns)) of label columns, each at its own strength."""
+
+    @staticmethod
+    def loss(y: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+        """Return the summed loss (n_columns,) of predictions (n, n_columns)."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,21 @@ def decompose(train: np.ndarray, other: np.ndarray) -> Decomposition:
 class Ridge:
     """Least squares with an L2 penalty on the weights, not on the intercept: ``|y - Xw - b|^2 + strength |w|^2``."""
 
-    def fit_predict(self, train: np.ndarray, y: np.ndarray, other: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-        """Return predictions (n_strengths, n_other, n_columns); `y` is (n_train, n_columns)."""
+    def __init__(self, train: np.ndarray, y: np.ndarray, other: np.ndarray) -> None:
         parts = decompose(train, other)
-        mean = y.mean(axis=0)
-        roots = np.sqrt(parts.values)
-        scores = parts.u.T @ (y - mean)
-        return np.stack([parts.other @ (scores * (roots / (parts.values + s))[:, None]) + mean for s in strengths])
+        self._values, self._other = parts.values, parts.other
+        self._mean = y.mean(axis=0)
+        self._scores = np.sqrt(parts.values)[:, None] * (parts.u.T @ (y - self._mean))
 
-    def loss(self, y: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    def predict(self, columns: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+        """Return predictions (n_other, len(columns)), in closed form."""
+        weights = self._scores[:, columns] / (self._values[:, None] + strengths)
+        return self._other @ weights + self._mean[columns]
+
+    @staticmethod
+    def loss(y: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         """Return summed squared errors."""
-        return ((prediction - y) ** 2).sum(axis=1)
+        return ((prediction - y) ** 2).sum(axis=0)
 
 
 class Logistic:
@@ -84,52 +92,68 @@ class Logistic:
 
     Minimised for all label columns together with steps by the upper bound ``X'X / 4 + strength`` of the
     Hessian, which is diagonal in the basis of the decomposition (Böhning & Lindsay 1988), accelerated
-    by Nesterov's momentum with a restart per column; each strength starts from the stronger one.
+    by Nesterov's momentum with a restart per column; each strength starts from the last one.
     """
 
-    def fit_predict(self, train: np.ndarray, y: np.ndarray, other: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-        """Return logits (n_strengths, n_other, n_columns); `y` (n_train, n_columns) holds 0 and 1."""
+    def __init__(self, train: np.ndarray, y: np.ndarray, other: np.ndarray) -> None:
         parts = decompose(train, other)
-        ones = np.full((len(train), 1), 1 / np.sqrt(len(train)))
-        design = np.concatenate([ones, parts.u], axis=1)  # orthonormal columns
-        far = np.concatenate(
-            [np.full((len(other), 1), 1 / np.sqrt(len(train))), parts.other / np.sqrt(parts.values)], 1
-        )
-        # In this basis the weight of column j is c_j = sqrt(values_j) w_j, so its penalty is strength / values_j.
-        inverse = np.concatenate([[0.0], 1 / parts.values])
-        start = np.zeros((design.shape[1], y.shape[1]))
-        logits = np.empty((len(strengths), len(other), y.shape[1]))
-        for i in np.argsort(strengths)[::-1]:
-            start = _minimise(design, y, strengths[i] * inverse, start)
-            logits[i] = far @ start
-        return logits
+        constant = 1 / np.sqrt(len(train))
+        self._design = np.concatenate([np.full((len(train), 1), constant), parts.u], axis=1)  # orthonormal columns
+        scaled = parts.other / np.sqrt(parts.values)
+        self._other = np.concatenate([np.full((len(other), 1), constant), scaled], axis=1)
+        # The weight of column j is here sqrt(values_j) w_j, so its penalty is strength / values_j.
+        self._inverse = np.concatenate([[0.0], 1 / parts.values])
+        self._y = y
+        self._weights = np.zeros((self._design.shape[1], y.shape[1]))
 
-    def loss(self, y: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    def predict(self, columns: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+        """Return logits (n_other, len(columns)); later calls start from the weights of earlier ones."""
+        penalty = self._inverse[:, None] * strengths
+        weights = _minimise(self._design, self._y[:, columns], penalty, self._weights[:, columns])
+        self._weights[:, columns] = weights
+        return self._other @ weights
+
+    @staticmethod
+    def loss(y: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         """Return summed negative log-likelihoods."""
-        return (np.logaddexp(0, prediction) - y * prediction).sum(axis=1)
+        return (np.logaddexp(0, prediction) - y * prediction).sum(axis=0)
 
 
 def _minimise(design: np.ndarray, y: np.ndarray, penalty: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the minimising weights (r, n_columns) for an orthonormal `design` and a diagonal `penalty` (r,)."""
+    """Return the minimising weights (r, n_columns).
+
+    Parameters
+    ----------
+    design : ndarray (n, r)
+        Orthonormal columns.
+    y : ndarray (n, n_columns)
+        0 or 1.
+    penalty : ndarray (r, n_columns)
+        Diagonal of the penalty's quadratic form.
+    start : ndarray (r, n_columns)
+        Where to begin.
+    """
     weights = start.copy()
-    step = 1 / (0.25 + penalty)[:, None]
+    step = 1 / (0.25 + penalty)
     active = np.arange(y.shape[1])
-    now, before, momentum = weights[:, active], weights[:, active], np.ones(len(active))
+    now = before = start
+    momentum = np.ones(len(active))
     for _ in range(MAX_ITERATIONS):
         following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = now + ((momentum - 1) / following) * (now - before)
         probability = 1 / (1 + np.exp(-(design @ ahead)))
-        gradient = design.T @ (probability - y[:, active]) + penalty[:, None] * ahead
-        before, now = now, ahead - step * gradient
-        uphill = (gradient * (now - before)).sum(axis=0) > 0
+        move = step * (design.T @ (probability - y) + penalty * ahead)
+        before, now = now, ahead - move
+        uphill = (move / step * (now - before)).sum(axis=0) > 0
         momentum = np.where(uphill, 1.0, following)
-        settled = np.abs(step * gradient).max(axis=0) < TOLERANCE * np.maximum(1, np.abs(now).max(axis=0))
+        settled = np.abs(move).max(axis=0) < TOLERANCE * np.maximum(1, np.abs(now).max(axis=0))
         if settled.any():
             weights[:, active[settled]] = now[:, settled]
             left = ~settled
-            active, now, before, momentum = active[left], now[:, left], before[:, left], momentum[left]
-            if not len(active):
+            if not left.any():
                 return weights
+            active, momentum = active[left], momentum[left]
+            now, before, y, penalty, step = (part[:, left] for part in (now, before, y, penalty, step))
     weights[:, active] = now
     return weights
 
@@ -145,7 +169,7 @@ class Nested:
     chosen : int ndarray of shape (n_columns,)
         Position of the chosen strength.
     inner_loss : ndarray of shape (n_strengths, n_columns)
-        Mean loss over the inner test sides.
+        Mean loss over the inner test sides; NaN where a column's path had ended before.
     """
 
     prediction: np.ndarray
@@ -154,7 +178,7 @@ class Nested:
 
 
 def nested(
-    readout: Readout,
+    model: type[Path],
     train: np.ndarray,
     y: np.ndarray,
     other: np.ndarray,
@@ -163,10 +187,13 @@ def nested(
 ) -> Nested:
     """Choose the strength by cross-validation inside the training side, then fit all of it.
 
+    Strengths are tried from the strongest on; a column's path ends when its loss has risen twice in
+    a row, so that labels without signal cost little.
+
     Parameters
     ----------
-    readout : Readout
-        `Ridge()` or `Logistic()`.
+    model : type
+        `Ridge` or `Logistic`.
     train : ndarray of shape (n_train, r)
         Coordinates of the training side.
     y : ndarray of shape (n_train, n_columns)
@@ -176,15 +203,23 @@ def nested(
     inner : int ndarray of shape (n_train,)
         Inner fold of every training person.
     strengths : tuple of float
-        Penalties per training person, for rows of mean squared length 1 (see `Features.coordinates`).
+        Penalties per training person, ascending, for rows of mean squared length 1 (see `Features.coordinates`).
     """
-    grid = np.asarray(strengths)
-    total = np.zeros((len(grid), y.shape[1]))
-    for fold in np.unique(inner):
-        held = inner == fold
-        prediction = readout.fit_predict(train[~held], y[~held], train[held], grid * (~held).sum())
-        total += readout.loss(y[held], prediction)
+    held = [inner == fold for fold in np.unique(inner)]
+    paths = [model(train[~out], y[~out], train[out]) for out in held]
+    total = np.full((len(strengths), y.shape[1]), np.nan)
+    columns = np.arange(y.shape[1])
+    for place in reversed(range(len(strengths))):
+        total[place, columns] = 0
+        for out, path in zip(held, paths, strict=True):
+            prediction = path.predict(columns, np.full(len(columns), strengths[place] * (~out).sum()))
+            total[place, columns] += model.loss(y[np.ix_(out, columns)], prediction)
+        if place + 2 < len(strengths):
+            risen = (total[place] > total[place + 1]) & (total[place + 1] > total[place + 2])
+            columns = columns[~risen[columns]]
+        if not len(columns):
+            break
     # The strongest of equally good ones, so that a label without signal is predicted by its mean.
-    chosen = len(grid) - 1 - np.argmin(total[::-1], axis=0)
-    final = readout.fit_predict(train, y, other, grid * len(train))
-    return Nested(np.take_along_axis(final, chosen[None, None, :], axis=0)[0], chosen, total / len(train))
+    chosen = len(strengths) - 1 - np.nanargmin(total[::-1], axis=0)
+    final = model(train, y, other).predict(np.arange(y.shape[1]), np.asarray(strengths)[chosen] * len(train))
+    return Nested(final, chosen, total / len(train))

@@ -58,6 +58,8 @@ class Metric:
         Has a permutation null.
     thresholded : bool
         Uses `THRESHOLD`.
+    bounds : tuple of float
+        Least and greatest value that the metric can take.
     """
 
     compute: Callable[[Scored, np.ndarray], np.ndarray]
@@ -66,6 +68,7 @@ class Metric:
     probability: bool = False
     null: bool = True
     thresholded: bool = False
+    bounds: tuple[float, float] = (-np.inf, np.inf)
 
 
 def _ordered(score: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
@@ -176,27 +179,43 @@ def ece(y: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> np.ndarra
 
 
 def calibration_line(y: np.ndarray, logit: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return slope and intercept of the logistic regression of the outcome on the predicted log odds.
+    """Return slope and intercept (draws,) of the logistic regression of the outcome on the predicted log odds.
 
-    By Newton's method for all rows together. NaN where the labels are separated or the logits do not vary.
+    `y` and `logit` have one row. The line is fitted to the unweighted sample by Newton's method; each
+    row of weights then takes one step from there (the one-step bootstrap of Moulton & Zeger 1991).
+    NaN where the labels are separated or the log odds do not vary.
     """
-    y, logit, weight = np.broadcast_arrays(y, logit, weight)
-    slope, intercept = np.ones(len(y)), np.zeros(len(y))
-    if not np.ptp(logit, axis=1).all():
-        return np.full(len(y), np.nan), np.full(len(y), np.nan)
-    converged = np.zeros(len(y), dtype=bool)
-    for _ in range(25):
-        p = 1 / (1 + np.exp(-np.clip(slope[:, None] * logit + intercept[:, None], -30, 30)))
-        residual, curvature = weight * (y - p), weight * p * (1 - p)
-        g0, g1 = residual.sum(axis=1), (residual * logit).sum(axis=1)
-        h0, h1, h2 = ((curvature * power).sum(axis=1) for power in (1, logit, logit**2))
-        determinant = h0 * h2 - h1**2
-        step0, step1 = _divide(h2 * g0 - h1 * g1, determinant), _divide(h0 * g1 - h1 * g0, determinant)
-        converged = np.maximum(np.abs(step0), np.abs(step1)) < 1e-6
-        if (converged | np.isnan(step0)).all():
-            break
-        intercept, slope = intercept + np.clip(step0, -5, 5), slope + np.clip(step1, -5, 5)
-    return np.where(converged, slope, np.nan), np.where(converged, intercept, np.nan)
+    fitted = _calibration_fit(y[0], logit[0])
+    if fitted is None:
+        return np.full(len(weight), np.nan), np.full(len(weight), np.nan)
+    intercept, slope = (fitted + _newton_step(y[0], logit[0], weight, *fitted)).T
+    return slope, intercept
+
+
+def _newton_step(y: np.ndarray, logit: np.ndarray, weight: np.ndarray, intercept: float, slope: float) -> np.ndarray:
+    """Return Newton's step (draws, 2) of intercept and slope for every row of weights."""
+    p = 1 / (1 + np.exp(-np.clip(intercept + slope * logit, -30, 30)))
+    design = np.stack([np.ones_like(logit), logit], axis=1)
+    gradient = weight @ (design * (y - p)[:, None])  # (draws, 2)
+    h0, h1, h2 = (weight @ np.stack([p * (1 - p) * logit**power for power in range(3)], axis=1)).T
+    determinant = h0 * h2 - h1**2
+    first = _divide(h2 * gradient[:, 0] - h1 * gradient[:, 1], determinant)
+    return np.stack([first, _divide(h0 * gradient[:, 1] - h1 * gradient[:, 0], determinant)], axis=1)
+
+
+def _calibration_fit(y: np.ndarray, logit: np.ndarray) -> np.ndarray | None:
+    """Return intercept and slope; None where there is no finite maximum of the likelihood."""
+    low, high = logit[y == 1], logit[y == 0]
+    if not np.ptp(logit) or not len(low) or not len(high) or low.min() >= high.max() or high.min() >= low.max():
+        return None
+    line, scale = np.zeros(2), logit.std()
+    centred = (logit - logit.mean()) / scale  # so that Newton's steps from zero stay bounded
+    for _ in range(100):
+        step = _newton_step(y, centred, np.ones((1, len(y))), *line)[0]
+        line = line + step
+        if np.abs(step).max() < 1e-10:
+            return np.array([line[0] - line[1] * logit.mean() / scale, line[1] / scale])
+    return None
 
 
 def mae(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -233,17 +252,18 @@ def age_bias_slope(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.nd
 
 
 PRIMARY = {"binary": "auroc", "regression": "mae"}
+UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)
 METRICS: dict[str, dict[str, Metric]] = {
     "binary": {
-        "auroc": Metric(lambda s, w: auroc(s.y, s.prediction, w), stratified=True),
-        "auprc": Metric(lambda s, w: auprc(s.y, s.prediction, w), stratified=True),
+        "auroc": Metric(lambda s, w: auroc(s.y, s.prediction, w), stratified=True, bounds=UNIT),
+        "auprc": Metric(lambda s, w: auprc(s.y, s.prediction, w), stratified=True, bounds=UNIT),
         "balanced_accuracy": Metric(
-            lambda s, w: balanced_accuracy(s.y, s.prediction, w), stratified=True, thresholded=True
+            lambda s, w: balanced_accuracy(s.y, s.prediction, w), stratified=True, thresholded=True, bounds=UNIT
         ),
-        "mcc": Metric(lambda s, w: mcc(s.y, s.prediction, w), thresholded=True),
-        "brier": Metric(lambda s, w: brier(s.y, s.prediction, w), better=-1, probability=True),
-        "brier_skill": Metric(lambda s, w: brier_skill(s.y, s.prediction, w), probability=True),
-        "ece": Metric(lambda s, w: ece(s.y, s.prediction, w), better=-1, probability=True, null=False),
+        "mcc": Metric(lambda s, w: mcc(s.y, s.prediction, w), thresholded=True, bounds=SIGNED),
+        "brier": Metric(lambda s, w: brier(s.y, s.prediction, w), better=-1, probability=True, bounds=UNIT),
+        "brier_skill": Metric(lambda s, w: brier_skill(s.y, s.prediction, w), probability=True, bounds=(-np.inf, 1.0)),
+        "ece": Metric(lambda s, w: ece(s.y, s.prediction, w), better=-1, probability=True, null=False, bounds=UNIT),
         "calibration_slope": Metric(
             lambda s, w: calibration_line(s.y, s.logit, w)[0], better=0, probability=True, null=False
         ),
@@ -252,9 +272,9 @@ METRICS: dict[str, dict[str, Metric]] = {
         ),
     },
     "regression": {
-        "mae": Metric(lambda s, w: mae(s.y, s.prediction, w), better=-1),
-        "r2": Metric(lambda s, w: r2(s.y, s.prediction, w, s.train_mean)),
-        "pearson_r": Metric(lambda s, w: pearson_r(s.y, s.prediction, w)),
+        "mae": Metric(lambda s, w: mae(s.y, s.prediction, w), better=-1, bounds=(0.0, np.inf)),
+        "r2": Metric(lambda s, w: r2(s.y, s.prediction, w, s.train_mean), bounds=(-np.inf, 1.0)),
+        "pearson_r": Metric(lambda s, w: pearson_r(s.y, s.prediction, w), bounds=SIGNED),
         "age_bias_slope": Metric(lambda s, w: age_bias_slope(s.y, s.prediction, w), better=0, null=False),
     },
 }

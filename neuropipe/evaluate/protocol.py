@@ -15,13 +15,13 @@ import pandas as pd
 from neuropipe.errors import InputError, SplitError
 from neuropipe.evaluate import tables
 from neuropipe.evaluate.features import Features
-from neuropipe.evaluate.linear import STRENGTHS, Logistic, Readout, Ridge, nested
+from neuropipe.evaluate.linear import STRENGTHS, Logistic, Path, Ridge, nested
 from neuropipe.evaluate.targets import Target
 from neuropipe.splits.make import fold_numbers, ordered_units
 from neuropipe.splits.people import People
 
 N_INNER_FOLDS = 5
-READOUTS: dict[str, Readout] = {"ridge": Ridge(), "logistic": Logistic()}
+READOUTS: dict[str, type[Path]] = {"ridge": Ridge, "logistic": Logistic}
 
 
 @dataclass(frozen=True, eq=False)
