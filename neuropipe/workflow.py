@@ -33,7 +33,9 @@ def config_path(configfiles: Sequence[str | Path]) -> Path:
         raise ConfigError(
             f"One --configfile is one study; found {len(configfiles)}: {names}. Start snakemake once per study."
         )
-    return Path(configfiles[0]) if configfiles else DEFAULT_CONFIG
+    path = Path(configfiles[0]) if configfiles else DEFAULT_CONFIG
+    # Snakemake makes it absolute; as part of every command it must read the same wherever the folder lies.
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def use_this_environment() -> None:
