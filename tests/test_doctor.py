@@ -28,7 +28,7 @@ splits:
   main: {scheme: holdout, test: 0.3}
 tasks:
   diagnosis: {target: diagnosis, kind: binary, positive: patient, datasets: [small], split: main}
-""".replace("ATLAS", "tpl-MNI152NLin6Asym_atlas-demo457_dseg")
+""".replace("ATLAS", "tpl-MNI152NLin6Asym_atlas-Demo457_dseg")
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from neuropipe.provenance import read_json, write_json
 GENERATOR_VERSION = 3  # bumped when the same seed gives other data
 HEAVY_FD_MM = 0.85  # of the run that moves too much to be used
 HOLE_NETWORK = "Limbic"  # where signal is really lost, near the air of the sinuses
-ATLAS_NAME = f"tpl-{SPACE}_atlas-demo457_dseg"
+ATLAS_NAME = f"tpl-{SPACE}_atlas-Demo457_dseg"
 ROOT_SIDECAR = f"task-rest_space-{SPACE}_desc-preproc_bold.json"
 GENERATED_BY = {"Name": "neuropipe", "Version": __version__, "Description": "neuropipe demo: simulated, nobody's data"}
 
