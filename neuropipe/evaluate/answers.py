@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +10,8 @@ import pandas as pd
 from neuropipe import config as configuration
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.evaluate import tables
-from neuropipe.evaluate.protocol import Answer, Question, ask
+from neuropipe.evaluate.protocol import Answer
+from neuropipe.evaluate.question import Question, ask
 from neuropipe.evaluate.targets import read_target
 from neuropipe.paths import write_text
 from neuropipe.provenance import describe, hash_json, sha256, write_json
@@ -86,13 +85,10 @@ def write(stage: str, posed: Posed, answer: Answer, output: Path, unseen: dict[s
     tables.write(output / "choices.parquet", choices, tables.CHOICES)
     tables.write(output / "costs.parquet", answer.costs.sort_values(["run_id", "measure"]), tables.COSTS)
     _write_excluded(stage, posed.question, output / "excluded.tsv", unseen or {})
-    task = posed.study.tasks[posed.question.target.task].model_dump(mode="json")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    facts = {"task": posed.question.target.task, "peak_memory_bytes": memory}
-    packages = ["numpy", "scipy", "pandas"]
-    write_json(
-        output / f"{stage}.json", describe(stage, inputs=posed.inputs, settings=task, packages=packages, **facts)
-    )
+    task = posed.question.target.task
+    settings = posed.study.tasks[task].model_dump(mode="json")
+    sidecar = describe(stage, inputs=posed.inputs, settings=settings, packages=["numpy", "scipy", "pandas"], task=task)
+    write_json(output / f"{stage}.json", sidecar)
 
 
 def _write_excluded(stage: str, question: Question, path: Path, unseen: dict[str, list[int]]) -> None:
@@ -105,8 +101,8 @@ def _write_excluded(stage: str, question: Question, path: Path, unseen: dict[str
         if not question.target.known[i]
     ]
     rows += [
-        [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", system, "no embedding",
-         "predicted from the training side's mean embedding"]
+        [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "no embedding",
+         f"{system}: predicted from the training side's mean embedding"]
         for system, missing in sorted(unseen.items())
         for i in missing
     ]  # fmt: skip

@@ -45,10 +45,9 @@ class Features:
         Returns
         -------
         float64 ndarray
-            Centred on the training side and divided by one common number, so that the mean squared
-            length of its rows is the number of coordinates' rank-free unit 1. Of more features than
-            training people, only the directions that the training side spans are kept: a penalised
-            linear model has no weight outside them.
+            Centred on the training side, and divided by one number so that the mean squared length of
+            the training rows is 1. Of more features than training people, only the directions that the
+            training side spans are kept: a penalised linear model has no weight outside them.
         """
         if self.values.shape[1] > len(train) and not self.scaled:
             return self._rotated(train)

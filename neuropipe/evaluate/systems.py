@@ -13,7 +13,8 @@ import pandas as pd
 from neuropipe.errors import InputError
 from neuropipe.evaluate.features import Features, confound_design, confound_names, connectivity
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
-from neuropipe.evaluate.protocol import Answer, Fold, Question, System, answer, constant_answer, resolve_readouts
+from neuropipe.evaluate.protocol import Answer, System, answer, constant_answer, resolve_readouts
+from neuropipe.evaluate.question import Fold, Question
 from neuropipe.provenance import read_json
 
 Weights = Literal["trained", "random"]

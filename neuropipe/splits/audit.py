@@ -118,5 +118,8 @@ def _missing_classes(rows: pd.DataFrame, labels: pd.Series, task: str, where: st
             continue
         missing = classes - set(known.loc[known["role"] == side, "label"])
         if missing:
-            lines.append(f"{where}: nobody with {task} = {_names(list(missing))} on the {side} side")
+            lines.append(
+                f"{where}: nobody with {task} = {_names(list(missing))} on the {side} side; merge or leave out "
+                "small groups, or divide people in another way"
+            )
     return lines

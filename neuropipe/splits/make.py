@@ -22,6 +22,7 @@ from neuropipe.splits.people import People
 COLUMNS = ["split", "scheme", "repeat", "fold", "role", "dataset", "participant_id", "person", "site"]
 SIDES = ("train", "validation", "test")
 N_BINS = 4  # a continuous stratification column is cut at its quartiles
+RESERVED = ("mean", "pooled")  # what tables of metrics call the rows over all folds
 MANY_VALUES = 10  # a numeric column with more distinct values than this counts as continuous
 
 Amount = float | int | dict[str, int] | None
@@ -173,8 +174,11 @@ def _leave_one_site_out(name: str, settings: Split, people: People) -> Iterator[
     if len(values) < 2:
         raise SplitError(f"splits.{name}: leaving one site out needs two sites at least, found {values}.")
     labels = {value: re.sub(r"[^A-Za-z0-9.]+", "-", value).strip("-.") or "site" for value in values}
-    if len(set(labels.values())) < len(values):
-        raise SplitError(f"splits.{name}: site names must differ in letters or digits, found {values}.")
+    if len(set(labels.values())) < len(values) or set(labels.values()) & set(RESERVED):
+        raise SplitError(
+            f"splits.{name}: sites name the folds, so they must differ in letters or digits and not be one of "
+            f"{', '.join(RESERVED)}; found {values}."
+        )
     for number, value in enumerate(values):
         rng = np.random.default_rng([settings.seed, number])
         units = ordered_units(people, settings.stratify, rng)
@@ -194,8 +198,11 @@ def _predefined(name: str, settings: Split, people: People) -> Iterator[Fold]:
         return
     listed = _read_list(name, Path(settings.path), people)
     for number, (fold, rows) in enumerate(listed.groupby("fold", sort=True)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", fold):
-            raise SplitError(f"{settings.path}: fold names are letters, digits, points and hyphens, found {fold!r}.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", fold) or fold in RESERVED:
+            raise SplitError(
+                f"{settings.path}: fold names are letters, digits, points and hyphens, and none of "
+                f"{', '.join(RESERVED)}; found {fold!r}."
+            )
         roles = people.ids.map(rows.set_index("id")["role"]).fillna("unused").to_numpy(dtype=object)
         if settings.validation is not None and "validation" not in roles:
             _add_validation(name, settings, people, roles, np.random.default_rng([settings.seed, number]))

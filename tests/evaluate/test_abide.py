@@ -12,7 +12,8 @@ import pytest
 from neuropipe import config as configuration
 from neuropipe.evaluate import systems
 from neuropipe.evaluate.leakage import shuffled_labels
-from neuropipe.evaluate.protocol import Answer, ask
+from neuropipe.evaluate.protocol import Answer
+from neuropipe.evaluate.question import ask
 from neuropipe.evaluate.summary import summarise
 from neuropipe.evaluate.targets import read_target
 from neuropipe.signals.regions import Regions
