@@ -132,7 +132,7 @@ def test_planted_signals_come_back_and_planted_noise_does_not(study: TinyStudy) 
     rng = np.random.default_rng(1)
     table = confounds_table(rng, n_volumes).assign(trans_x=rng.normal(size=n_volumes), rot_z=rng.normal(size=n_volumes))
     times = np.arange(n_volumes) * t_r
-    planted = np.stack([np.sin(2 * np.pi * (0.02 + 0.01 * n) * times) for n in range(N_REGIONS)], axis=1)
+    planted = np.stack([np.sin(2 * np.pi * (0.03 + 0.01 * n) * times) for n in range(N_REGIONS)], axis=1)
     noise = 10 * table["trans_x"] + 50 * table["rot_z"] + 0.3 * times + 20 * np.sin(2 * np.pi * 0.3 * times)
     data = np.full((*SHAPE, n_volumes), 1000.0)
     labels = atlas_labels()
