@@ -149,7 +149,7 @@ def banners(results: Results, boards: Iterable[Board], checks: Iterable[Check]) 
         found.append(Banner(f"Pretraining of {', '.join(everyone)} has seen the test people", detail, "audit"))
     elif seen := [check for check in failed if check.topic == "pretraining"]:
         found.append(Banner("Pretraining has seen test people", _listed(seen), "audit"))
-    return found + [banner for board in boards if (banner := _below(board)) is not None]
+    return found + [banner for board in boards if (banner := below_connectivity(board)) is not None]
 
 
 def _listed(checks: list[Check]) -> str:
@@ -157,7 +157,7 @@ def _listed(checks: list[Check]) -> str:
     return f"{named}; and {len(checks) - SHOWN} more." if len(checks) > SHOWN else f"{named}."
 
 
-def _below(board: Board) -> Banner | None:
+def below_connectivity(board: Board) -> Banner | None:
     """Return a warning where the best model scores below functional connectivity."""
     model = board.best("model")
     connectivity = board.twin(model, "fc") if model else None
