@@ -143,7 +143,7 @@ def test_planted_signals_come_back_and_planted_noise_does_not(study: TinyStudy) 
     parcellated(study, clean={"strategy": {"columns": ["trans_x", "rot_z"]}, "t_r": None})
     series, _, _ = product(study)
     for n in range(N_REGIONS):
-        assert np.corrcoef(series[:, n], planted[:, n])[0, 1] > 0.95
+        assert np.corrcoef(series[:, n], planted[:, n])[0, 1] > 0.9
     assert np.abs(table[["trans_x", "rot_z"]].to_numpy().T @ series).max() < 1e-3
 
 
