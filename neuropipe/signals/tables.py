@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.errors import AtlasError
-from neuropipe.signals.catalogue import ENTRIES, Entry
+from neuropipe.signals.catalogue import CATALOGUE, ENTRIES, Entry
 from neuropipe.signals.regions import Regions
 
 # 7Networks_LH_Default_pCunPCC_9: hemisphere and network stand in the name.
@@ -38,7 +38,7 @@ def of_entry(entry: Entry, path: Path | None) -> pd.DataFrame:
     table = table[table["index"] > 0]
     if len(table) != entry.n_regions:
         raise AtlasError(f"{path}: expected {entry.n_regions} regions of {entry.id}, found {len(table)}.")
-    return _complete(table.assign(atlas=entry.id), entry.network)
+    return _complete(table.assign(atlas=entry.id))
 
 
 def of_file(name: str, path: Path) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def of_file(name: str, path: Path) -> pd.DataFrame:
         table = table.assign(atlas=_catalogue_ids(table))
         if "label" not in table:
             table = table.assign(label=table.groupby("atlas", sort=False).cumcount() + 1)
-    return _complete(table, None)
+    return _complete(table)
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:
@@ -94,13 +94,14 @@ def _catalogue_ids(table: pd.DataFrame) -> pd.Series:
     return table["atlas"].map(ids)
 
 
-def _complete(table: pd.DataFrame, network: str | None) -> pd.DataFrame:
-    """Add the columns that are missing, from the names where they stand in them."""
+def _complete(table: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns that are missing, from the names where they stand in them, or from the catalogue."""
     names = table["name"].fillna("")
     schaefer = names.str.extract(SCHAEFER_NAME)
     side = names.str.extract(SIDE)
+    only_networks = {name: entry.network for name, entry in CATALOGUE.items() if entry.network}
     guessed = {
-        "network": pd.Series(network, index=table.index, dtype=object) if network else schaefer["network"],
+        "network": schaefer["network"].fillna(table["atlas"].map(only_networks)),
         "hemisphere": schaefer["hemisphere"].fillna(side["hemisphere"].str.upper()).fillna(side["first"].str[0]),
     }
     columns = {
