@@ -112,7 +112,7 @@ class Config(ModelConfig):
 
     # Masks
     mask_token: bool = True
-    """Whether there is a mask token; without it nothing is hidden."""
+    """Whether there is a mask token (if anything uses it); without it nothing is hidden."""
     mask_probability: float = Field(0.5, ge=0, le=1)
     """Share of steps in which the student has tokens hidden."""
     mask_kind: Literal["slice", "network", "time"] = "slice"
@@ -299,7 +299,8 @@ class Encoder(nn.Module):
             settings = (config.branches, config.pooling, config.token_norm)
             self.tokenizers = nn.ModuleList(Tokenizer(n, *settings) for n in self.sizes)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
-        self.mask_token = nn.Parameter(0.02 * torch.randn(1, dim)) if config.mask_token else None
+        hides = config.mask_token and (config.mask_probability > 0 or config.missing == "mask_token")
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, dim)) if hides else None
         self.network_embed = nn.Parameter(0.02 * torch.randn(self.n_networks, dim))
         rates = np.linspace(0, config.drop_path_rate, config.depth).tolist()
         self.blocks = nn.ModuleList(
@@ -392,8 +393,8 @@ class Encoder(nn.Module):
     def _mask_token(self) -> Tensor:
         if self.mask_token is None:
             raise ConfigError(
-                "Tokens are to be hidden or are missing, but this model was built with mask_token: false. "
-                "Use missing: excluded, or weights that were trained with masks."
+                "Tokens are to be hidden or are missing, but this model was built without a mask token. "
+                "Use missing: excluded, or mask_token: true and weights that were trained with masks."
             )
         return self.mask_token
 

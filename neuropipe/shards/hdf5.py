@@ -166,8 +166,14 @@ def read(path: str | Path, atlases: Sequence[str] | None = None) -> Exchange:
             lengths=_lengths(file, series),
             valid=np.concatenate(valid, axis=1),
             subject_ids=[str(name, "utf-8") for name in file["long_subject_id"][:]],
-            labels={name: _decode(values[:]) for name, values in file.get("labels", {}).items()},
+            labels={name: _decode(values[:]) for name, values in _labels(file).items()},
         )
+
+
+def _labels(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return the label tables by name: those below ``labels/``, and those that others keep at the root."""
+    at_root = {n: t for n, t in file.items() if isinstance(t, h5py.Dataset) and n not in ("long_subject_id", "ts_len")}
+    return at_root | dict(file.get("labels", {}))
 
 
 def _lengths(file: h5py.File, series: list[np.ndarray]) -> np.ndarray:
