@@ -67,6 +67,8 @@ def read_table(path: Path, n_volumes: int) -> pd.DataFrame:
         raise RunExcluded("missing file", f"{path.name} is not there (any more); index again") from error
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise RunExcluded("damaged confounds", f"{path.name} is not a tab-separated table: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus values for row names
+        raise RunExcluded("damaged confounds", f"{path.name} has rows with more values than its header has names")
     text = [str(c) for c in table if not pd.api.types.is_numeric_dtype(table[c])]
     if text:
         raise RunExcluded("damaged confounds", f"{path.name}: expected numbers or n/a, found text in {', '.join(text)}")
