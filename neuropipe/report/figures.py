@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from pandas.api.types import is_numeric_dtype
 
 from neuropipe.report import curves
 from neuropipe.report.read import Training
@@ -158,18 +159,12 @@ def training(trainings: Sequence[Training], column: str, label: str) -> Markup:
 
 
 def training_columns(trainings: Sequence[Training]) -> list[str]:
-    """Return the columns of loss and its parts that were recorded: ``loss`` first, then as written, ``lr`` last."""
-    seen = dict.fromkeys(name for one in trainings if one.curve is not None for name in one.curve)
-    numeric = [
+    """Return what was recorded and changes: ``loss`` first, then its parts as written, the learning rate last."""
+    recorded = [one.curve for one in trainings if one.curve is not None]
+    seen = dict.fromkeys(name for curve in recorded for name in curve if name not in NOT_CURVES)
+    varies = [
         name
         for name in seen
-        if name not in NOT_CURVES
-        and any(
-            one.curve is not None
-            and name in one.curve
-            and pd.api.types.is_numeric_dtype(one.curve[name])
-            and one.curve[name].notna().any()
-            for one in trainings
-        )
+        if name == "loss" or any(name in c and is_numeric_dtype(c[name]) and c[name].nunique() > 1 for c in recorded)
     ]
-    return sorted(numeric, key=lambda name: (name != "loss", name in ("lr", "learning_rate")))
+    return sorted(varies, key=lambda name: (name != "loss", name == "lr"))

@@ -19,10 +19,10 @@ from neuropipe.report.words import amount, interval
 
 @dataclass(frozen=True)
 class Row:
-    """One system: its label, its drawing, its value as text."""
+    """One system: its label, whether pretraining saw test people, its drawing, its value as text."""
 
     label: str
-    css: str
+    tainted: bool
     drawing: Markup
     value: str
     between: str
@@ -105,7 +105,9 @@ def _row(
     if math.isfinite(entry.value):
         tip = f"{entry.system.label}: {value}" + (f" ({between})" if between != "–" else "")
         marks.append(_point(scale(entry.value), entry, tip))
-    return Row(entry.system.label, entry.system.css, Markup("").join(marks), value, "" if between == "–" else between)
+    tainted = entry.n_seen > 0
+    label = f"{entry.system.label}, saw test people" if tainted else entry.system.label
+    return Row(label, tainted, Markup("").join(marks), value, "" if between == "–" else between)
 
 
 def _point(at: float, entry: Entry, tip: str) -> Markup:

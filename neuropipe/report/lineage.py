@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def stages(study: Study) -> tuple[list[Made], dict[str, str]]:
 def _sidecars(root: Path, stage: str) -> Iterator[dict[str, Any]]:
     """Yield the sidecars of a stage: JSON mappings with ``GeneratedBy`` whose command is the stage's."""
     for pattern in SIDECARS[stage]:
-        for path in sorted(islice(root.glob(pattern), PER_PATTERN)):
+        for path in sorted(root.glob(pattern))[:PER_PATTERN]:
             content = read_json(path)
             maker = content.get("GeneratedBy") if isinstance(content, dict) else None
             if isinstance(maker, dict) and maker.get("Command", f"neuropipe {stage}") == f"neuropipe {stage}":

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from neuropipe import __version__
-from neuropipe.report import audit, cards, excluded, lineage, tables, views, words
+from neuropipe.report import audit, cards, excluded, lineage, tables, task, views, words
 from neuropipe.report.audit import Check
 from neuropipe.report.read import Results
 from neuropipe.report.tables import NAMES
@@ -75,7 +75,7 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             script_hash=_csp(script),
             nan=math.nan,
             banners=audit.banners(results, boards, checks),
-            tasks=[views.task_view(board, results.predictions) for board in boards],
+            tasks=[task.task_view(board, results.predictions) for board in boards],
             tiles=_tiles(results, boards),
             asked=views.asked(results, {b.name for b in boards}, {name: f"models/{name}.md" for name in recipes}),
             flows={name: excluded.flow(results.study, name, results.excluded) for name in results.config.datasets},
@@ -111,7 +111,7 @@ def _environment() -> Environment:
         "interval": words.interval,
         "probability": words.probability,
         "count": lambda n: f"{n:.0f}" if math.isfinite(n) else "–",
-        "method": views.method,
+        "method": task.method,
         "metric_name": lambda name: NAMES.get(name, name.replace("_", " ")),
     }
     environment.tests["nan"] = lambda value: isinstance(value, float) and math.isnan(value)

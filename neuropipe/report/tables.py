@@ -77,6 +77,8 @@ class Entry:
         Permutation p-value, and mean metric under permuted labels.
     n_train, n_test : float
         People.
+    n_seen : float
+        Test people (or their kin) whom pretraining saw; NaN without pretraining.
     """
 
     system: System
@@ -90,6 +92,7 @@ class Entry:
     null_mean: float
     n_train: float
     n_test: float
+    n_seen: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,7 @@ def _entry(system: System, primary: pd.DataFrame, pooled: pd.DataFrame) -> Entry
         null_mean=number(row, "null_mean"),
         n_train=number(row, "n_train"),
         n_test=number(row, "n_test"),
+        n_seen=number(row, "pretrain_overlap_n"),
     )
 
 

@@ -1,22 +1,16 @@
-"""The sections of the page, as the template reads them."""
+"""The other sections as the template reads them: what was asked, who was left out, training, quality, costs."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
-from neuropipe.config import Task
-from neuropipe.report import figures, forest, quality, words
-from neuropipe.report.forest import Forest
+from neuropipe.report import figures, quality
 from neuropipe.report.read import Results, Training
-from neuropipe.report.systems import System
-from neuropipe.report.tables import NAMES, Board
-from neuropipe.report.words import Verdict
+from neuropipe.report.tables import Board
+from neuropipe.report.task import Figure, question
 
 MAX_EXCLUDED = 400  # rows shown; the file has all
 MAX_GROUPS = 30  # sites drawn in one figure
@@ -27,150 +21,6 @@ CURVES = {
     "samples_per_s": "Samples per second",
     "grad_norm": "Gradient norm",
 }
-
-
-METHODS = {
-    "bootstrap": "bootstrap over people",
-    "bootstrap_stratified": "bootstrap over people within class",
-    "bootstrap_descriptive": "bootstrap over people, descriptive",
-    "bootstrap_stratified_descriptive": "bootstrap over people within class, descriptive",
-    "corrected_resampled": "corrected resampled t over folds",
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing with its caption, the systems that its legend names, and whether three fit side by side."""
-
-    caption: str
-    drawing: Markup
-    systems: list[System] = field(default_factory=list)
-    small: bool = False
-
-
-@dataclass(frozen=True)
-class TaskView:
-    """One task: verdict, leaderboard, figures.
-
-    ``has`` says which columns of the leaderboard are shown; ``common`` says in words what is the same
-    for all systems and needs no column.
-    """
-
-    name: str
-    board: Board
-    verdict: Verdict
-    forest: Forest
-    metric: str
-    question: str
-    reference: str
-    has: dict[str, bool]
-    common: str
-    figures: list[Figure]
-
-
-def question(task: Task) -> str:
-    """Return in words what a task asks."""
-    if task.kind == "binary":
-        return f"Is a person’s {task.target} “{task.positive}”?"
-    if task.kind == "multiclass":
-        return f"Which {task.target} does a person have?"
-    return f"What is a person’s {task.target}?"
-
-
-def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
-    """Return a task as the template reads it."""
-    entries = board.entries
-    connectivity = board.best("fc")
-    reference = connectivity.system.name if connectivity else ""
-    deltas = [entry.differences[reference] for entry in entries if reference in entry.differences]
-    return TaskView(
-        name=board.name,
-        board=board,
-        verdict=words.verdict(board),
-        forest=forest.draw(board),
-        metric=NAMES[board.metric],
-        question=_population(board, predictions),
-        reference=reference,
-        has={
-            "pooled": any(math.isfinite(entry.pooled) for entry in entries),
-            "delta": any(math.isfinite(delta.value) for delta in deltas),
-            "corrected": any(math.isfinite(delta.p_corrected) for delta in deltas),
-            "method": len({entry.ci_method for entry in entries}) > 1,
-            "sizes": len({(entry.n_train, entry.n_test) for entry in entries}) > 1,
-        },
-        common=_common(board),
-        figures=_task_figures(board, predictions),
-    )
-
-
-def _common(board: Board) -> str:
-    """Return what all systems of a leaderboard share: how intervals were made, and how many people there are."""
-    parts = []
-    if len(methods := {entry.ci_method for entry in board.entries}) == 1:
-        parts.append(f"Intervals: {method(methods.pop())}.")
-    if len(sizes := {(entry.n_train, entry.n_test) for entry in board.entries}) == 1:
-        n_train, n_test = sizes.pop()
-        each = " on average" if len(board.folds) else ""
-        parts.append(f"People: {n_train:.0f} in training{each}, {n_test:.0f} in testing.")
-    return " ".join(parts)
-
-
-def method(name: str) -> str:
-    """Return how an interval was made, in words."""
-    return METHODS.get(name, name.replace("_", " ")) or "none"
-
-
-def _population(board: Board, predictions: pd.DataFrame | None) -> str:
-    """Return the question and who answered it."""
-    asked = question(board.task)
-    tested = _tested(board, predictions)
-    if tested is None:
-        return asked
-    people = tested.drop_duplicates(["dataset", "participant_id"])
-    n_folds = tested[["repeat", "fold"]].drop_duplicates().shape[0]
-    judged = f"{len(people)} people judged" + (f" in {n_folds} folds" if n_folds > 1 else " in one test set")
-    if board.task.kind == "binary":
-        judged += f", {int(people['y'].sum())} of them {board.task.positive}"
-    elif board.task.kind == "regression":
-        judged += f", {board.task.target} {people['y'].mean():.1f} ± {people['y'].std():.1f} (mean ± SD)"
-    return f"{asked} {judged}."
-
-
-def _tested(board: Board, predictions: pd.DataFrame | None) -> pd.DataFrame | None:
-    if predictions is None:
-        return None
-    mine = predictions[(predictions["task"] == board.name) & (predictions["role"] == "test")]
-    return mine if len(mine) else None
-
-
-def chosen(board: Board, roles: tuple[str, ...]) -> list[System]:
-    """Return the systems that a figure compares: the best model and its counterparts, in the order of `roles`."""
-    model = board.best("model")
-    found = [board.twin(model, role) if model and role != "model" else board.best(role) for role in roles]
-    return [entry.system for entry in found if entry is not None]
-
-
-def _task_figures(board: Board, predictions: pd.DataFrame | None) -> list[Figure]:
-    found = []
-    tested = _tested(board, predictions)
-    if tested is not None and board.task.kind == "binary":
-        drawing, drawn = figures.roc(tested, chosen(board, ("model", "random", "fc", "confounds")))
-        several = tested["fold"].nunique() > 1
-        caption = "ROC curves, mean over folds" if several else "ROC curves"
-        if drawn:
-            found.append(Figure(caption, drawing, drawn))
-        drawing, drawn = figures.reliability(tested, chosen(board, ("model", "fc")))
-        if drawn:
-            found.append(Figure("Calibration: bins of equal size; the diagonal is perfect", drawing, drawn))
-    elif tested is not None and board.task.kind == "regression":
-        for system in chosen(board, ("model", "fc", "confounds")):
-            drawing = figures.scatter(tested, system, board.task.target)
-            found.append(Figure(f"{system.label}; the dashed line is a perfect answer", drawing, small=True))
-    if len(board.folds):
-        compared = chosen(board, ("model", "fc")) or chosen(board, ("confounds",))
-        drawing = figures.folds(board.folds, compared, NAMES[board.metric], board.chance)
-        found.append(Figure("Each fold (people tested); dashed: knowing nothing", drawing, compared))
-    return found
 
 
 def asked(results: Results, judged: set[str], cards: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
@@ -233,20 +83,21 @@ def excluded(results: Results, path: str) -> dict[str, Any]:
 
 
 def training(results: Results) -> list[dict[str, Any]]:
-    """Return one block per trained recipe and seed: a sentence and the curves."""
+    """Return one block per trained recipe and seed: a sentence, loss and rate, and the parts of the loss."""
     blocks = []
     groups: dict[tuple[str, int], list[Training]] = {}
     for one in results.trainings:
         groups.setdefault((one.recipe, one.seed), []).append(one)
     several = {recipe for recipe, _ in groups if sum(name == recipe for name, _ in groups) > 1}
     for (recipe, seed), models in groups.items():
-        columns = figures.training_columns(models)[:MAX_PARTS]
         rated = [one for one in models if one.curve is not None and "samples_per_s" in one.curve]
-        drawn = [_curve(models, column) for column in columns]
-        if rated:
-            drawn.insert(1, _curve(rated, "samples_per_s"))
+        first, *parts = figures.training_columns(models)[:MAX_PARTS] or [""]
+        main = [_curve(models, first)] if first else []
+        main += [_curve(rated, "samples_per_s")] if rated else []
         name = f"{recipe}, seed {seed}" if recipe in several else recipe
-        blocks.append({"name": name, "sentence": _training_sentence(models, rated), "figures": drawn})
+        more = [_curve(models, column) for column in parts]
+        sentence = _training_sentence(models, rated)
+        blocks.append({"name": name, "sentence": sentence, "figures": main, "parts": more})
     return blocks
 
 
@@ -257,8 +108,8 @@ def _curve(models: list[Training], column: str) -> Figure:
 
 def _training_sentence(models: list[Training], rated: list[Training]) -> str:
     family = models[0].config.get("family", "a model")
-    where = models[0].where if len(models) == 1 else f"{len(models)} folds, one model each"
-    parts = [f"Family {family}; {where}."]
+    where = f"one model ({models[0].where})" if len(models) == 1 else f"{len(models)} models, one per fold"
+    parts = [f"Family {family}, {where}."]
     steps = [int(one.curve["step"].max()) for one in models if one.curve is not None and len(one.curve)]
     if steps:
         parts.append(f"{max(steps)} steps.")

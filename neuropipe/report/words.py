@@ -10,6 +10,7 @@ from neuropipe.report.tables import NAMES, Board, Difference, Entry
 
 Tone = Literal["good", "neutral", "bad"]
 ALPHA = 0.05  # a permutation p below it is called above chance
+TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "neutral"}
 RELATIONS = {
     "better": "{model} beats functional connectivity on {task}.",
     "worse": "{model} falls below functional connectivity on {task}.",
@@ -77,6 +78,8 @@ def verdict(board: Board) -> Verdict:
         return _without_model(board)
     connectivity, random = board.twin(model, "fc"), board.twin(model, "random")
     details = [_against_chance(model)]
+    if model.n_seen > 0:
+        details.insert(0, f"Pretraining saw {model.n_seen:.0f} test people: this says nothing about new people.")
     if random is not None:
         details.append(_against_random(board, model, random))
     details += _other_connectivity(board, connectivity)
@@ -92,7 +95,7 @@ def verdict(board: Board) -> Verdict:
         f"{NAMES[board.metric]} {amount(model.value, board.metric)} against "
         f"{amount(connectivity.value, board.metric)}; {_difference(board, difference)}."
     )
-    tone: Tone = {"better": "good", "worse": "bad", "undecided": "neutral"}[judged]
+    tone: Tone = "bad" if model.n_seen > 0 else TONES[judged]
     return Verdict(board.name, tone, headline, numbers, details)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,22 +30,30 @@ def render(config: Path) -> page.Rendered:
     return page.render(read.read(configuration.load(config), config.parent), NOW, str(config))
 
 
-@pytest.fixture(scope="module", params=SCHEMES)
-def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole study, only read by the tests that use it."""
-    return write_study(tmp_path_factory.mktemp("study") / "synthetic", request.param)
-
-
 @pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One whole study per scheme of splitting."""
+    root = tmp_path_factory.mktemp("studies")
+    return {scheme: write_study(root / scheme / "synthetic", scheme) for scheme in SCHEMES}
+
+
+@pytest.fixture(params=SCHEMES)
+def study(request: pytest.FixtureRequest, studies: dict[str, Path]) -> Path:
+    """A whole study, only read by the tests that use it."""
+    return studies[request.param]
+
+
+@pytest.fixture
 def shown(study: Path) -> Page:
     """Its page."""
     return Page(render(study).page)
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def own(tmp_path: Path, studies: dict[str, Path]) -> Path:
     """A whole study that a test may spoil."""
-    return write_study(tmp_path / "synthetic")
+    shutil.copytree(studies["holdout"].parent, tmp_path / "synthetic")
+    return tmp_path / "synthetic" / "config.yaml"
 
 
 def test_every_number_of_the_leaderboards_is_that_of_the_table(study: Path, shown: Page) -> None:
@@ -169,6 +178,28 @@ def test_pretraining_on_everyone_is_a_banner(own: Path) -> None:
     content["pretrain"]["semantoks-demo"]["people"] = "everyone"
     own.write_text(yaml.safe_dump(content))
     assert "has seen the test people" in render(own).page
+
+
+def test_every_number_that_pretraining_touched_is_marked(own: Path) -> None:
+    path = own.parent / "metrics.parquet"
+    metrics = tables.read([path], tables.METRICS, "metrics")
+    metrics.loc[metrics["system"] == "semantoks-demo", "pretrain_overlap_n"] = 7
+    tables.write(path, metrics, tables.METRICS)
+    content = render(own).page
+    assert content.count('<span class="bad">saw 7 test people</span>') == 2
+    assert content.count('<span class="fname bad">semantoks-demo, saw test people</span>') == 2
+    assert content.count("Pretraining saw 7 test people: this says nothing about new people.") == 2
+    assert content.count('class="verdict bad"') == 2
+
+
+def test_what_the_audit_does_not_measure_is_called_not_known_until_it_is_measured(own: Path) -> None:
+    assert "2 not known" in Page(render(own).page).text
+    path = own.parent / "leakage.json"
+    site = {"check": "site decodability no higher than connectivity's", "where": "diagnosis", "passed": True}
+    write_json(path, {"checks": [*read_json(path)["checks"], site]})
+    text = Page(render(own).page).text
+    assert "1 not known" in text
+    assert "Site decodability no higher than connectivity's: diagnosis" in text
 
 
 OPTIONAL = [

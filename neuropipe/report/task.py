@@ -1,0 +1,161 @@
+"""A task as the template reads it: verdict, leaderboard, figures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pandas as pd
+from markupsafe import Markup
+
+from neuropipe.config import Task
+from neuropipe.report import figures, forest, words
+from neuropipe.report.forest import Forest
+from neuropipe.report.systems import System
+from neuropipe.report.tables import NAMES, Board
+from neuropipe.report.words import Verdict
+
+METHODS = {
+    "bootstrap": "bootstrap over people",
+    "bootstrap_stratified": "bootstrap over people within class",
+    "bootstrap_descriptive": "bootstrap over people, descriptive",
+    "bootstrap_stratified_descriptive": "bootstrap over people within class, descriptive",
+    "corrected_resampled": "corrected resampled t over folds",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption, the systems that its legend names, and whether three fit side by side."""
+
+    caption: str
+    drawing: Markup
+    systems: list[System] = field(default_factory=list)
+    small: bool = False
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """One task: verdict, leaderboard, figures.
+
+    ``has`` says which columns of the leaderboard are shown; ``common`` says in words what is the same
+    for all systems and needs no column.
+    """
+
+    name: str
+    board: Board
+    verdict: Verdict
+    forest: Forest
+    metric: str
+    question: str
+    reference: str
+    has: dict[str, bool]
+    common: str
+    figures: list[Figure]
+
+
+def question(task: Task) -> str:
+    """Return in words what a task asks."""
+    if task.kind == "binary":
+        return f"Is a person’s {task.target} “{task.positive}”?"
+    if task.kind == "multiclass":
+        return f"Which {task.target} does a person have?"
+    return f"What is a person’s {task.target}?"
+
+
+def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
+    """Return a task as the template reads it."""
+    entries = board.entries
+    connectivity = board.best("fc")
+    reference = connectivity.system.name if connectivity else ""
+    deltas = [entry.differences[reference] for entry in entries if reference in entry.differences]
+    return TaskView(
+        name=board.name,
+        board=board,
+        verdict=words.verdict(board),
+        forest=forest.draw(board),
+        metric=NAMES[board.metric],
+        question=_population(board, predictions),
+        reference=reference,
+        has={
+            "pooled": any(math.isfinite(entry.pooled) for entry in entries),
+            "delta": any(math.isfinite(delta.value) for delta in deltas),
+            "corrected": any(math.isfinite(delta.p_corrected) for delta in deltas),
+            "method": len({entry.ci_method for entry in entries}) > 1,
+            "sizes": len({(entry.n_train, entry.n_test) for entry in entries}) > 1,
+        },
+        common=_common(board),
+        figures=_task_figures(board, predictions),
+    )
+
+
+def _common(board: Board) -> str:
+    """Return what all systems of a leaderboard share: how intervals were made, and how many people there are."""
+    parts = []
+    if len(methods := {entry.ci_method for entry in board.entries}) == 1:
+        parts.append(f"Intervals: {method(methods.pop())}.")
+    if len(sizes := {(entry.n_train, entry.n_test) for entry in board.entries}) == 1:
+        n_train, n_test = sizes.pop()
+        each = " on average" if len(board.folds) else ""
+        parts.append(f"People: {n_train:.0f} in training{each}, {n_test:.0f} in testing.")
+    if any(entry.ci_low == entry.ci_high for entry in board.entries if entry.system.role != "majority"):
+        parts.append("An interval without width means that all resamples of these few people agree, not certainty.")
+    return " ".join(parts)
+
+
+def method(name: str) -> str:
+    """Return how an interval was made, in words."""
+    return METHODS.get(name, name.replace("_", " ")) or "none"
+
+
+def _population(board: Board, predictions: pd.DataFrame | None) -> str:
+    """Return the question and who answered it."""
+    asked = question(board.task)
+    tested = _tested(board, predictions)
+    if tested is None:
+        return asked
+    people = tested.drop_duplicates(["dataset", "participant_id"])
+    n_folds = tested[["repeat", "fold"]].drop_duplicates().shape[0]
+    judged = f"{len(people)} people judged" + (f" in {n_folds} folds" if n_folds > 1 else " in one test set")
+    if board.task.kind == "binary":
+        judged += f", {int(people['y'].sum())} of them {board.task.positive}"
+    elif board.task.kind == "regression":
+        judged += f", {board.task.target} {people['y'].mean():.1f} ± {people['y'].std():.1f} (mean ± SD)"
+    return f"{asked} {judged}."
+
+
+def _tested(board: Board, predictions: pd.DataFrame | None) -> pd.DataFrame | None:
+    if predictions is None:
+        return None
+    mine = predictions[(predictions["task"] == board.name) & (predictions["role"] == "test")]
+    return mine if len(mine) else None
+
+
+def chosen(board: Board, roles: tuple[str, ...]) -> list[System]:
+    """Return the systems that a figure compares: the best model and its counterparts, in the order of `roles`."""
+    model = board.best("model")
+    found = [board.twin(model, role) if model and role != "model" else board.best(role) for role in roles]
+    return [entry.system for entry in found if entry is not None]
+
+
+def _task_figures(board: Board, predictions: pd.DataFrame | None) -> list[Figure]:
+    found = []
+    tested = _tested(board, predictions)
+    if tested is not None and board.task.kind == "binary":
+        drawing, drawn = figures.roc(tested, chosen(board, ("model", "random", "fc", "confounds")))
+        several = tested["fold"].nunique() > 1
+        caption = "ROC curves, mean over folds" if several else "ROC curves"
+        if drawn:
+            found.append(Figure(caption, drawing, drawn))
+        drawing, drawn = figures.reliability(tested, chosen(board, ("model", "fc")))
+        if drawn:
+            found.append(Figure("Calibration: bins of equal size; the diagonal is perfect", drawing, drawn))
+    elif tested is not None and board.task.kind == "regression":
+        for system in chosen(board, ("model", "fc", "confounds")):
+            drawing = figures.scatter(tested, system, board.task.target)
+            found.append(Figure(f"{system.label}; the dashed line is a perfect answer", drawing, small=True))
+    if len(board.folds):
+        compared = chosen(board, ("model", "fc")) or chosen(board, ("confounds",))
+        drawing = figures.folds(board.folds, compared, NAMES[board.metric], board.chance)
+        found.append(Figure("Each fold (people tested); dashed: knowing nothing", drawing, compared))
+    return found
