@@ -278,7 +278,7 @@ def _read_text(path: Path) -> tuple[np.ndarray, list[str]]:
     if all(_is_number(cell) for cell in header):
         comment = lines[n_comments - 1].strip() if n_comments else ""
         words = comment.split(separator) if separator and separator in comment else comment.split()
-        names = [word.strip().lstrip("#").strip() for word in words]
+        names = [name for word in words if (name := word.strip().lstrip("#").strip())]
         names = names if len(names) == len(header) else []
         body = lines[n_comments:]
     else:

@@ -1,0 +1,82 @@
+"""BIDS names: what they say, which run they name, and whether a selection wants them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from neuropipe.bids import entities
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("sub-01_task-rest_space-T1w_desc-preproc_bold.nii.gz", "sub-01_task-rest"),
+        ("sub-01_ses-b_task-rest_dir-AP_run-02_desc-confounds_timeseries.tsv", "sub-01_ses-b_task-rest_dir-AP_run-02"),
+        ("sub-01_task-rest_space-MNI152NLin6Asym_res-2_desc-brain_mask.nii.gz", "sub-01_task-rest"),
+        ("sub-01_task-rest_space-fsLR_den-91k_bold.dtseries.nii", "sub-01_task-rest"),
+        ("sub-01_task-rest_space-MNI_seg-4S156Parcels_stat-mean_timeseries.tsv", "sub-01_task-rest"),
+    ],
+)
+def test_the_run_is_what_processing_does_not_change(name: str, key: str) -> None:
+    assert entities.run_key(name) == key
+
+
+def test_entities_have_pybids_names_and_stay_text() -> None:
+    found = entities.parse(
+        "sub-0001/ses-1/func/sub-0001_ses-1_task-rest_acq-x_run-01_space-T1w_desc-preproc_bold.nii.gz"
+    )
+    assert found == {
+        "subject": "0001",
+        "session": "1",
+        "task": "rest",
+        "acquisition": "x",
+        "run": "01",
+        "space": "T1w",
+        "desc": "preproc",
+        "suffix": "bold",
+        "extension": ".nii.gz",
+        "datatype": "func",
+    }
+
+
+@pytest.mark.parametrize(
+    ("select", "wanted"),
+    [
+        ({}, True),
+        ({"task": "rest"}, True),
+        ({"task": ["faces", "rest"]}, True),
+        ({"task": "faces"}, False),
+        ({"subject": "01"}, True),
+        ({"subject": "1"}, False),
+        ({"subject": 1}, False),
+        ({"run": 1}, True),
+        ({"run": "001"}, True),
+        ({"run": 2}, False),
+        ({"session": None}, True),
+        ({"run": None}, False),
+        ({"run": [None, 1]}, True),
+        ({"run": "*"}, True),
+        ({"session": "*"}, False),
+        ({"space": "MNI152*"}, True),
+        ({"task": "rest", "space": "T1w"}, False),
+    ],
+)
+def test_selections(select: dict[str, Any], wanted: bool) -> None:
+    found = {"subject": "01", "task": "rest", "run": "01", "space": "MNI152NLin6Asym"}
+    assert entities.matches(found, select) is wanted
+
+
+def test_both_forms_of_a_selection() -> None:
+    assert entities.normalise_select({"ses": "a", "seg": "x", "task": "rest"}) == {
+        "session": "a",
+        "segmentation": "x",
+        "task": "rest",
+    }
+    filters = {"bold": {"session": "a", "echo": None}, "t1w": {"acquisition": "highres"}}
+    assert entities.normalise_select(filters) == {"session": "a", "echo": None}
+
+
+def test_prefix() -> None:
+    assert entities.participant_id("0001") == entities.participant_id("sub-0001") == "sub-0001"
