@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,19 +55,19 @@ class Answer:
     @classmethod
     def join(cls, answers: list[Answer]) -> Answer:
         """Return the tables of several answers one below the other."""
-        return cls(
-            *(
-                pd.concat([getattr(a, name) for a in answers], ignore_index=True)
-                for name in ("predictions", "nulls", "choices", "costs")
-            )
-        )
+        parts = []
+        for name in ("predictions", "nulls", "choices", "costs"):
+            columns = getattr(tables, name.upper())
+            rows = [table for one in answers if len(table := getattr(one, name))]
+            parts.append(pd.concat(rows, ignore_index=True) if rows else tables.frame([], columns))
+        return cls(*parts)
 
 
 def resolve_readouts(names: list[str], kind: str) -> list[str]:
-    """Return the readouts that fit a kind of target: ``linear`` is logistic for classes and ridge for numbers."""
-    linear = "logistic" if kind == "binary" else "ridge"
-    resolved = [linear if name == "linear" else name for name in names]
-    return list(dict.fromkeys(name for name in resolved if kind == "binary" or name != "logistic"))
+    """Return the readouts for a kind of target: numbers have ridge; of classes, ``linear`` means logistic."""
+    if kind == "regression":
+        return ["ridge"]
+    return list(dict.fromkeys("logistic" if name == "linear" else name for name in names))
 
 
 def answer(question: Question, system: System, readout: str, features: Callable[[Fold], Features]) -> Answer:
@@ -133,9 +133,8 @@ def constant_answer(question: Question, system: System) -> Answer:
         mean = question.target.y[fold.train].mean()
         constant = np.log(mean / (1 - mean)) if question.target.kind == "binary" else mean
         value = np.full(len(fold.judged), constant)
-        predictions.append(_predictions(question, system, run_id, "baseline", fold, value, is_logit=True))
-    empty = (tables.frame([], columns) for columns in (tables.NULLS, tables.CHOICES, tables.COSTS))
-    return Answer(pd.concat(predictions, ignore_index=True), *empty)
+        predictions.append(_predictions(question, system, run_id, "baseline", fold, value))
+    return replace(Answer.join([]), predictions=pd.concat(predictions, ignore_index=True))
 
 
 def _cost(question: Question, system: System, readout: str, measure: str, value: float, unit: str) -> dict[str, Any]:
@@ -158,18 +157,12 @@ def _run_id(question: Question, system: System, readout: str) -> str:
 
 
 def _predictions(
-    question: Question,
-    system: System,
-    run_id: str,
-    readout: str,
-    fold: Fold,
-    value: np.ndarray,
-    is_logit: bool | None = None,
+    question: Question, system: System, run_id: str, readout: str, fold: Fold, value: np.ndarray
 ) -> pd.DataFrame:
-    """Return the rows of one fold; `value` is what the readout gives for `fold.judged`."""
+    """Return one fold's rows; `value` is what the readout gives for `fold.judged` (classes: log odds or a score)."""
     target, rows = question.target, fold.judged
     binary = target.kind == "binary"
-    logit = binary and (readout == "logistic" if is_logit is None else is_logit)
+    logit = binary and readout != "ridge"
     people = question.people.table.iloc[rows]
     table = people[["dataset", "participant_id", "person", "site", "sex"]].reset_index(drop=True)
     facts = {

@@ -106,12 +106,12 @@ def ask(
 def null_blocks(people: People, folds: list[Fold]) -> np.ndarray:
     """Return a text block (n_people,) for every person: labels are exchanged within blocks only.
 
-    Blocks are sites, divided by side. A split that was stratified by label gives every side its
-    share of each class; labels that moved between sides would undo that, and what the training side
-    gained the test side would lacks, so that shuffled labels would score below chance. Over repeats
-    nobody has one side, and blocks are sites alone.
+    Blocks are the sites of each dataset, divided by side. A split that was stratified by label gives
+    every side its share of each class; labels that moved between sides would undo that, and what the
+    training side gained the test side would lack, so that shuffled labels would score below chance.
+    Over repeats nobody has one side, and blocks are sites alone.
     """
-    blocks = people.table["site"].to_numpy(dtype=object).copy()
+    blocks = (people.table["dataset"] + "/" + people.table["site"]).to_numpy(dtype=object)
     if len({fold.repeat for fold in folds}) > 1:
         return blocks
     side = np.full(len(people), "", dtype=object)
