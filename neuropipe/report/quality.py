@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from neuropipe.report.svg import Panel, circle, dots, figure, line, number, rect, text
 
-MAX_DOTS = 300  # recordings drawn singly in one group; larger groups show their box only
+MAX_DOTS = 400  # recordings of one group; a figure with a larger group shows boxes only
 ROW = 30  # height of a group in pixels
 MEASURES = {  # column of qc/<dataset>/runs.parquet: (words, unit, decimals)
     "mean_fd_mm": ("Mean framewise displacement", "mm", 3),
@@ -50,10 +50,11 @@ def strips(values: Mapping[str, np.ndarray], label: str, limit: float | None, wh
     high = float(max(everything.max(), limit or 0)) * 1.05 or 1.0
     panel, height = _rows_panel((0.0, high), len(values))
     marks = _rows_axis(panel, height, label)
+    single = max(map(len, values.values())) <= MAX_DOTS
     for row, (name, group) in enumerate(values.items()):
         middle = 20 + ROW * row
         marks.append(_row_label(panel, middle, name, len(group)))
-        if len(group) <= MAX_DOTS:
+        if single:
             marks.append(dots([(panel.x(v), middle + _jitter(i)) for i, v in enumerate(group)], "s-model faint"))
         low5, q1, median, q3, high95 = np.percentile(group, [5, 25, 50, 75, 95])
         tip = f"{name}: median {median:.3f}, quartiles {q1:.3f} to {q3:.3f}, n = {len(group)}"
