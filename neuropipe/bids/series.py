@@ -1,12 +1,11 @@
-"""Ready-made regional series: folders of tables (.1D, tsv, csv, npy) and banks (one .npz for everybody)."""
+"""Runs of ready-made series: folders of tables (.1D, tsv, csv, npy) and banks (one .npz for everybody)."""
 
 from __future__ import annotations
 
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import pandas as pd
 from neuropipe.bids import entities, participants
 from neuropipe.bids.fmriprep import T_R_TOLERANCE, check_fetched
 from neuropipe.bids.index import Found, chunk_of, exclusion, inputs_fingerprint
+from neuropipe.bids.series_tables import BANK, open_bank, read_table
 from neuropipe.errors import InputError, RunExcluded
 
-BANK = "series.npz"
 TABLE_EXTENSIONS = (".1D", ".tsv", ".csv", ".npy")
 # Tables that lie beside series and hold something else.
 OTHER_TABLES = ("participants", "phenotypic", "sessions", "scans", "regions", "events")
@@ -88,35 +87,6 @@ def _t_r(person: Mapping[str, str], sidecar: Any, fallback: float | None, what: 
             "gives the repetition time in seconds",
         )
     return float(given[0] if given else fallback)
-
-
-def open_bank(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``bold`` (sum of volumes, region) and ``offsets`` (runs + 1,) of a bank.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or the two do not fit together.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as bank:
-            bold, offsets = bank["bold"], bank["offsets"]
-    except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path} is not a bank of series: {error}; expected an .npz file with bold (volumes, regions) and offsets."
-        ) from error
-    if (
-        bold.ndim != 2
-        or offsets.ndim != 1
-        or offsets[0] != 0
-        or offsets[-1] != len(bold)
-        or (np.diff(offsets) < 0).any()
-    ):
-        raise InputError(
-            f"{path}: expected offsets that rise from 0 to the {len(bold)} rows of bold, found {offsets[:3]} ... "
-            f"{offsets[-1:]} and bold of shape {bold.shape}."
-        )
-    return bold, offsets
 
 
 def _find_in_bank(bank: Path, dataset: str, people: pd.DataFrame, t_r: float | None, n_chunks: int) -> Found:
@@ -239,117 +209,3 @@ def _table_row(
     row = _row(person, n_chunks, run_id, path, _t_r(person, given, t_r, path), len(series))
     row |= {key: parsed.get(key, "") for key in ("session", "task", "run", "space")}
     return row | {"fingerprint": inputs_fingerprint(root, row)}
-
-
-def read_table(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Read a table of series.
-
-    Returns
-    -------
-    series : float64 array (time, column)
-        NaN where the table says ``n/a`` or nothing.
-    names : list of str
-        The header's names without ``#``; empty where there is no header.
-
-    Raises
-    ------
-    RunExcluded
-        The file is not a table of numbers.
-    """
-    try:
-        if path.suffix == ".npy":
-            series, names = np.load(path, allow_pickle=False), []
-        else:
-            series, names = _read_text(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise RunExcluded("damaged table", f"{path.name} is not a table of numbers: {error}") from error
-    if series.ndim != 2 or not len(series):
-        raise RunExcluded("damaged table", f"{path.name}: expected (time, region), found shape {series.shape}")
-    return np.asarray(series, dtype=np.float64), names
-
-
-def _read_text(path: Path) -> tuple[np.ndarray, list[str]]:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    # AFNI's .1D may open with several comment lines; the last one before the numbers names the columns.
-    n_comments = next((i for i, line in enumerate(lines) if not line.lstrip().startswith("#")), len(lines))
-    first = lines[n_comments] if n_comments < len(lines) else ""
-    separator = "\t" if "\t" in first else "," if "," in first else None
-    header = [cell.strip().strip('"') for cell in first.split(separator)]
-    if all(_is_number(cell) for cell in header):
-        comment = lines[n_comments - 1].strip() if n_comments else ""
-        words = comment.split(separator) if separator and separator in comment else comment.split()
-        names = [name for word in words if (name := word.strip().lstrip("#").strip())]
-        names = names if len(names) == len(header) else []
-        body = lines[n_comments:]
-    else:
-        names, body = header, lines[n_comments + 1 :]
-    rows = [[_number(cell) for cell in line.strip("\n").split(separator)] for line in body if line.strip()]
-    if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"its lines have {sorted({len(row) for row in rows})} values")
-    return np.array(rows, dtype=np.float64), names
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        _number(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(cell: str) -> float:
-    cell = cell.strip()
-    return float("nan") if cell.lower() in ("", "n/a", "na", "nan") else float(cell)
-
-
-def read_run(root: Path, row: Mapping[str, str]) -> tuple[np.ndarray, list[str]]:
-    """Read the series of a manifest row, as `read_table` does."""
-    if row["offset"] == "n/a":
-        return read_table(root / row["image"])
-    bold, _ = _cached_bank(root / row["image"])
-    start = int(row["offset"])
-    return bold[start : start + int(row["n_volumes"])].astype(np.float64), []
-
-
-@lru_cache(maxsize=1)
-def _cached_bank(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    return open_bank(path)
-
-
-def align(series: np.ndarray, names: Sequence[str], labels: Sequence[int], region_names: Sequence[str]) -> np.ndarray:
-    """Put a table's columns at the places of its regions; regions without a column are NaN.
-
-    Parameters
-    ----------
-    series : array (time, column)
-    names : sequence of str
-        Header of the table: region names or label integers; without a header the order is trusted.
-    labels, region_names : sequences, one per region
-        What the region table calls them.
-
-    Returns
-    -------
-    float64 array (time, region)
-
-    Raises
-    ------
-    RunExcluded
-        The columns are not those of the regions.
-    """
-    where: dict[str, int] = {}
-    for i, (label, name) in enumerate(zip(labels, region_names, strict=True)):
-        where |= {str(label): i, name: i}
-    known = [where.get(name) for name in names]
-    if names and None not in known and len(set(known)) == len(known):
-        aligned = np.full((len(series), len(labels)), np.nan)
-        aligned[:, known] = series
-        return aligned
-    if series.shape[1] == len(labels) and not (names and all(name.isdigit() for name in names)):
-        return series
-    unknown = [name for name, place in zip(names, known, strict=True) if place is None]
-    raise RunExcluded(
-        "wrong regions",
-        f"expected {len(labels)} columns ({region_names[0]} ... {region_names[-1]}), found {series.shape[1]}"
-        + (f"; no region is called {', '.join(unknown[:5])}" if unknown else "")
-        + "; correct atlas or regions of the dataset",
-    )

@@ -1,7 +1,7 @@
 """Atlases: named ones from the catalogue and files of the user's own, fetched once, held to their checksum, merged.
 
-An atlas is a label image and a region table. Several are merged into one label image on the grid
-of the run, in the order in which they are listed; the region table is the concatenation of theirs.
+An atlas is a label image and a region table. The region table of several is the concatenation of
+theirs, in the order in which they are listed; their images are merged on the grid of each run.
 """
 
 from __future__ import annotations
@@ -50,25 +50,6 @@ class Atlas:
     labels: np.ndarray
     affine: np.ndarray
     checksum: str
-
-
-@dataclass(frozen=True, eq=False)
-class Merged:
-    """Several atlases on one grid.
-
-    Attributes
-    ----------
-    labels : int32 array (x, y, z)
-        Position of the voxel's region in the region table plus one; 0 outside.
-    n_voxels : int64 array (region,)
-        Voxels of each region on this grid.
-    n_overlapping : int
-        Voxels that more than one atlas claims; the first one listed has them.
-    """
-
-    labels: np.ndarray
-    n_voxels: np.ndarray
-    n_overlapping: int
 
 
 # --- finding and fetching -----------------------------------------------------------------------
@@ -252,63 +233,6 @@ def regions(atlases: Sequence[Atlas]) -> Regions:
         row = table.loc[twice].iloc[0]
         raise AtlasError(f"The region {row['name']} ({row['atlas']} {row['label']}) is listed twice in atlases.")
     return Regions(table.assign(index=np.arange(len(table)))[COLUMNS])
-
-
-# --- onto the grid of a run ---------------------------------------------------------------------
-
-
-def on_grid(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], target: np.ndarray) -> np.ndarray:
-    """Resample a label image by nearest neighbour in world coordinates.
-
-    Orientation, origin and size of both grids come from their affines, never from array positions:
-    a left-right flipped array of the same shape is put right. A voxel halfway between two goes to
-    the one with the lower index.
-
-    Parameters
-    ----------
-    labels : int array (x, y, z)
-        Source.
-    affine, target : float64 arrays (4, 4)
-        Voxel indices to mm, of the source and of the wanted grid.
-    shape : three int
-        Size of the wanted grid.
-
-    Returns
-    -------
-    int32 array of `shape`, 0 outside the source.
-    """
-    to_source = np.linalg.inv(affine) @ target
-    x, y, z = (np.arange(n, dtype=np.float64) for n in shape)
-    inside = np.ones(tuple(shape), dtype=bool)
-    flat = np.zeros(tuple(shape), dtype=np.int64)
-    for axis in range(3):
-        a, b, c, d = to_source[axis]
-        position = (a * x)[:, None, None] + (b * y)[None, :, None] + ((c * z) + d)[None, None, :]
-        nearest = np.ceil(position - 0.5 - 1e-6).astype(np.int64)
-        inside &= (nearest >= 0) & (nearest < labels.shape[axis])
-        flat = flat * labels.shape[axis] + nearest
-    out = np.zeros(tuple(shape), dtype=np.int32)
-    out[inside] = np.ascontiguousarray(labels).ravel()[flat[inside]]
-    return out
-
-
-def merge(atlases: Sequence[Atlas], shape: Sequence[int], affine: np.ndarray) -> Merged:
-    """Merge atlases of one space into one label image on the grid of a run; the first listed wins a voxel."""
-    shape = tuple(shape[:3])
-    merged = np.zeros(shape, dtype=np.int32)
-    n_overlapping, first = 0, 1
-    for atlas in atlases:
-        values = atlas.labels
-        if not images.same_grid(values.shape, atlas.affine, shape, affine):
-            values = on_grid(values, atlas.affine, shape, affine)
-        position = np.zeros(max(int(values.max()), int(atlas.table["value"].max())) + 1, dtype=np.int32)
-        position[atlas.table["value"]] = np.arange(first, first + len(atlas.table))
-        position = position[np.maximum(values, 0)]
-        n_overlapping += int(((merged > 0) & (position > 0)).sum())
-        merged = np.where(merged > 0, merged, position)
-        first += len(atlas.table)
-    n_voxels = np.bincount(merged.ravel(), minlength=first)[1:]
-    return Merged(merged, n_voxels, n_overlapping)
 
 
 def regions_of_series(atlas: str | None, table: str | None) -> Regions:

@@ -18,7 +18,7 @@ import numpy as np
 
 from neuropipe.errors import RunExcluded
 from neuropipe.signals import images
-from neuropipe.signals.atlases import Merged
+from neuropipe.signals.grids import Merged
 
 VOLUMES_PER_READ = 8
 

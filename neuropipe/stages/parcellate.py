@@ -14,28 +14,19 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from neuropipe import config as configuration
 from neuropipe import provenance
-from neuropipe.bids import series as ready_made
-from neuropipe.bids.index import exclusion, input_fingerprints, read_tsv
+from neuropipe.bids.index import exclusion, read_tsv
 from neuropipe.errors import ConfigError, RunExcluded
 from neuropipe.locks import lock
 from neuropipe.paths import Study, atomic, write_if_changed, write_text
-from neuropipe.signals import atlases as atlas_files
-from neuropipe.signals import confounds as confound_tables
-from neuropipe.signals import quality
-from neuropipe.signals.extract import extract, grid_of
-from neuropipe.signals.regions import Regions
-from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
+from neuropipe.signals.run import CleanRun
+from neuropipe.stages.parcellate_job import Job, attempt, fingerprints_of
 from neuropipe.train.progress import Progress
 
 log = logging.getLogger("neuropipe")
@@ -72,133 +63,6 @@ def run(*, config: str, dataset: str, manifest: str, output: str, derivatives: s
     log.info("%s chunk %s: %d runs clean, %d left out", dataset, chunk, len(products), len(excluded))
 
 
-@dataclass
-class Job:
-    """What all runs of a dataset share.
-
-    Attributes
-    ----------
-    dataset : str
-        Name of the dataset.
-    root : Path
-        Folder that the manifest's paths start from.
-    config : StudyConfig
-        The study.
-    atlases : list of Atlas
-        Loaded; empty for ready-made series.
-    regions : Regions
-        Columns of every product.
-    settings : dict
-        Everything that decides what a product looks like; its hash is part of every fingerprint.
-    grids : dict
-        Atlases merged on the grids seen so far.
-    """
-
-    dataset: str
-    root: Path
-    config: configuration.StudyConfig
-    atlases: list[atlas_files.Atlas]
-    regions: Regions
-    settings: dict[str, Any]
-    grids: dict[tuple, atlas_files.Merged] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, path: str, dataset: str) -> Job:
-        """Read the configuration and load the atlases, or the region table of ready-made series."""
-        config = configuration.load(path)
-        if dataset not in config.datasets:
-            raise ConfigError(f"{path} has no dataset {dataset!r}; known: {', '.join(config.datasets)}.")
-        section = config.datasets[dataset]
-        atlases = [] if section.kind == "series" else [atlas_files.load(spec) for spec in config.atlases]
-        if section.kind == "series":
-            regions = atlas_files.regions_of_series(section.atlas, section.regions)
-        else:
-            regions = atlas_files.regions(atlases)
-        settings = {
-            "clean": config.clean.model_dump(),
-            "exclude": config.exclude.model_dump(),
-            "atlases": [{"id": a.id, "space": a.space, "sha256": a.checksum} for a in atlases],
-            "regions": provenance.hash_json(
-                [*(a.table.astype(str).values.tolist() for a in atlases), regions.order_hash]
-            ),
-        }
-        root = ready_made.data_root(Path(configuration.expand(section.path)))
-        return cls(dataset, root, config, atlases, regions, settings)
-
-    def merged_on(self, image: Path) -> atlas_files.Merged:
-        """Return the atlases on the grid of an image; runs of one study share a few grids."""
-        shape, affine = grid_of(image)
-        key = (shape[:3], affine.tobytes())
-        if key not in self.grids:
-            self.grids[key] = atlas_files.merge(self.atlases, shape, affine)
-        return self.grids[key]
-
-    def fingerprint(self, row: dict[str, str]) -> str:
-        """Return the hash over a run's inputs, the settings and the stage's version."""
-        own = [row[column] for column in ("run_id", "space", "t_r", "n_volumes", "fingerprint")]
-        return provenance.hash_json([own, self.settings, provenance.STAGE_VERSIONS["parcellate"]])
-
-
-# --- one run ------------------------------------------------------------------------------------
-
-
-def process(job: Job, row: dict[str, str]) -> CleanRun:
-    """Compute one run; threads of the linear algebra are held at one, so that bytes do not depend on the machine."""
-    with threadpool_limits(limits=1):
-        if job.atlases:
-            return _process_images(job, row)
-        return _process_series(job, row)
-
-
-def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
-    config, t_r, n_volumes = job.config, float(row["t_r"]), int(row["n_volumes"])
-    if row["space"] != job.atlases[0].space:
-        raise RunExcluded(
-            "wrong space",
-            f"expected images in {job.atlases[0].space}, the space of the atlases, found {row['space']}; name atlases "
-            "of that space, or correct select and index again",
-        )
-    path = job.root / row["confounds"]
-    table = confound_tables.read_table(path, n_volumes)
-    strategy = config.clean.strategy if isinstance(config.clean.strategy, str) else config.clean.strategy.columns
-    confounds = confound_tables.prepare(
-        table,
-        confound_tables.read_description(path),
-        strategy,
-        config.clean.global_signal,
-        config.clean.fd_threshold_mm,
-    )
-    # What motion alone rules out is not worth inflating an image for.
-    quality.check(quality_before(confounds, t_r, config.clean), config.exclude)
-    image = job.root / row["image"]
-    merged = job.merged_on(image)
-    means = extract(image, job.root / row["mask"], merged)
-    if len(means.series) != n_volumes:
-        raise RunExcluded("changed since index", f"{image.name} has {len(means.series)} volumes, not {n_volumes}")
-    result = clean_run(
-        means.series, means.n_used, means.coverage, t_r, confounds, config.clean, config.exclude, has_mean=True
-    )
-    result.facts["VoxelsWithoutSignal"] = means.n_without_signal
-    result.facts["VoxelsOfSeveralAtlases"] = merged.n_overlapping
-    return result
-
-
-def _process_series(job: Job, row: dict[str, str]) -> CleanRun:
-    table, names = ready_made.read_run(job.root, row)
-    regions = job.regions.table
-    raw = ready_made.align(table, names, regions["label"].tolist(), regions["name"].tolist())
-    there = np.isfinite(raw).any(axis=0)
-    none = without_confounds(len(raw))
-    config = job.config
-    t_r = float(row["t_r"])
-    return clean_run(
-        raw, there.astype(np.int64), there.astype(float), t_r, none, config.clean, config.exclude, has_mean=False
-    )
-
-
-# --- a chunk ------------------------------------------------------------------------------------
-
-
 def _work(
     job: Job, rows: list[dict[str, str]], folder: Path, workers: int, config: str
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
@@ -230,7 +94,7 @@ def _results(
     """Yield runs as they are finished; only what excludes a run is caught, so that bugs surface."""
     if min(workers, len(rows)) <= 1:
         for row in rows:
-            yield row, _attempt(job, row)
+            yield row, attempt(job, row)
         return
     pool = ProcessPoolExecutor(
         min(workers, len(rows)), mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
@@ -244,25 +108,8 @@ def _results(
         pool.shutdown(cancel_futures=True)
 
 
-def _attempt(job: Job, row: dict[str, str]) -> CleanRun | RunExcluded:
-    try:
-        found = row["fingerprint"] if row["offset"] != "n/a" else provenance.hash_json(_inputs(job, row))
-        if found != row["fingerprint"]:
-            raise RunExcluded("changed since index", f"the files of {row['run_id']} are not those indexed; index again")
-        return process(job, row)
-    except RunExcluded as error:
-        return error
-
-
-def _inputs(job: Job, row: dict[str, str]) -> dict[str, str]:
-    try:
-        return input_fingerprints(job.root, row)
-    except OSError as error:
-        raise RunExcluded("missing file", f"{error}; fetch or copy it, or index again") from error
-
-
 def _attempt_in_worker(config: str, dataset: str, stamp: str, row: dict[str, str]) -> CleanRun | RunExcluded:
-    return _attempt(_job_of_worker(config, dataset, stamp), row)
+    return attempt(_job_of_worker(config, dataset, stamp), row)
 
 
 @lru_cache(maxsize=1)
@@ -328,7 +175,7 @@ def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dic
     text = coverage.to_csv(sep="\t", index=False, lineterminator="\n")
     write_text(folder / _with_suffix(stem, "coverage.tsv"), text)
     digest, fingerprint = provenance.sha256(folder / path), job.fingerprint(row)
-    inputs = {row["image"]: row["fingerprint"]} if row["offset"] != "n/a" else _inputs(job, row)
+    inputs = {row["image"]: row["fingerprint"]} if row["offset"] != "n/a" else fingerprints_of(job, row)
     about = provenance.describe("parcellate", inputs=inputs, settings=job.settings, packages=PACKAGES, **result.facts)
     about |= {"RegionOrderHash": job.regions.order_hash, "Atlases": job.regions.atlases}
     provenance.write_json(folder / sidecar, about | {"RunFingerprint": fingerprint, "Sha256": digest})

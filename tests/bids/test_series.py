@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuropipe.bids import series
+from neuropipe.bids import series, series_tables
 from neuropipe.bids.index import Found
 from neuropipe.errors import InputError, RunExcluded
 
@@ -50,48 +50,48 @@ def reasons(result: Found) -> dict[str, str]:
 )
 def test_forms_of_tables(tmp_path: Path, name: str, text: str, names: list[str]) -> None:
     (tmp_path / name).write_bytes(text.encode())
-    values, header = series.read_table(tmp_path / name)
+    values, header = series_tables.read_table(tmp_path / name)
     np.testing.assert_array_equal(values, VALUES)
     assert header == names
 
 
 def test_arrays_and_missing_values(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", VALUES.astype(np.float16))
-    values, header = series.read_table(tmp_path / "x.npy")
+    values, header = series_tables.read_table(tmp_path / "x.npy")
     assert values.dtype == np.float64 and header == []
     np.testing.assert_array_equal(values, VALUES.astype(np.float16))
     (tmp_path / "x.tsv").write_text("a\tb\n1\tn/a\n\t4\n")
-    np.testing.assert_array_equal(series.read_table(tmp_path / "x.tsv")[0], [[1, np.nan], [np.nan, 4]])
+    np.testing.assert_array_equal(series_tables.read_table(tmp_path / "x.tsv")[0], [[1, np.nan], [np.nan, 4]])
 
 
 @pytest.mark.parametrize("content", [b"", b"a\tb\n", b"a\tb\n1\t2\n3\n", b"a\tb\n1\tx\n", b"\xff\xfe\x00\x01", b"a\n"])
 def test_files_that_are_no_tables(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.tsv").write_bytes(content)
     with pytest.raises(RunExcluded, match=r"damaged table: x\.tsv"):
-        series.read_table(tmp_path / "x.tsv")
+        series_tables.read_table(tmp_path / "x.tsv")
     np.save(tmp_path / "x.npy", np.array({"a": 1}, dtype=object), allow_pickle=True)
     with pytest.raises(RunExcluded, match=r"damaged table: x\.npy"):
-        series.read_table(tmp_path / "x.npy")
+        series_tables.read_table(tmp_path / "x.npy")
 
 
 def test_columns_go_to_the_regions_of_their_names() -> None:
     labels, names = [10, 20, 30, 40], ["a", "b", "c", "d"]
-    by_name = series.align(VALUES, ["c", "a", "d"], labels, names)
+    by_name = series_tables.align(VALUES, ["c", "a", "d"], labels, names)
     np.testing.assert_array_equal(by_name[:, [2, 0, 3]], VALUES)
     assert np.isnan(by_name[:, 1]).all()
     # Craddock's atlas with gaps: the header numbers the labels that are there.
-    by_label = series.align(VALUES, ["10", "30", "40"], labels, names)
+    by_label = series_tables.align(VALUES, ["10", "30", "40"], labels, names)
     np.testing.assert_array_equal(by_label[:, [0, 2, 3]], VALUES)
     assert np.isnan(by_label[:, 1]).all()
 
 
 def test_columns_without_known_names_must_be_as_many_as_regions() -> None:
-    np.testing.assert_array_equal(series.align(VALUES, [], [1, 2, 3], ["a", "b", "c"]), VALUES)
-    np.testing.assert_array_equal(series.align(VALUES, ["x", "y", "z"], [1, 2, 3], ["a", "b", "c"]), VALUES)
+    np.testing.assert_array_equal(series_tables.align(VALUES, [], [1, 2, 3], ["a", "b", "c"]), VALUES)
+    np.testing.assert_array_equal(series_tables.align(VALUES, ["x", "y", "z"], [1, 2, 3], ["a", "b", "c"]), VALUES)
     with pytest.raises(RunExcluded, match=r"wrong regions: expected 4 columns \(a \.\.\. d\), found 3"):
-        series.align(VALUES, [], [1, 2, 3, 4], ["a", "b", "c", "d"])
+        series_tables.align(VALUES, [], [1, 2, 3, 4], ["a", "b", "c", "d"])
     with pytest.raises(RunExcluded, match="no region is called 9"):  # labels of another atlas, though as many
-        series.align(VALUES, ["1", "2", "9"], [1, 2, 3], ["a", "b", "c"])
+        series_tables.align(VALUES, ["1", "2", "9"], [1, 2, 3], ["a", "b", "c"])
 
 
 # --- whose table --------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def test_a_banks_series_are_in_the_order_of_its_participants(tmp_path: Path) -> 
         "sub-c": ("0", "5"),
     }
     assert [(row["participant_id"], row["reason"]) for row in result.excluded] == [("sub-b", "no participants row")]
-    values, names = series.read_run(tmp_path, rows["sub-a"])
+    values, names = series_tables.read_run(tmp_path, rows["sub-a"])
     np.testing.assert_array_equal(values, bold[5:12])
     assert names == []
     assert found(tmp_path / "series.npz", people("a")).runs[0] == rows["sub-a"]

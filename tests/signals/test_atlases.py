@@ -16,7 +16,7 @@ from nilearn.image import resample_img
 from neuropipe.config import AtlasFile
 from neuropipe.errors import AtlasError
 from neuropipe.provenance import sha256
-from neuropipe.signals import atlases
+from neuropipe.signals import atlases, grids
 from neuropipe.signals.catalogue import CATALOGUE
 
 MERGED = "Schaefer400Tian3Buckner7_dseg"
@@ -146,7 +146,7 @@ def test_resampling_is_nilearns_nearest_neighbour(name: str) -> None:
     """Between the outermost voxel centres, and off the ties; scipy calls everything beyond those centres outside."""
     shape, target = (14, 9, 13), GRIDS[name]
     labels = np.random.default_rng(0).integers(0, 90, size=(12, 11, 10)).astype(np.int32)
-    found = atlases.on_grid(labels, AFFINE, shape, target)
+    found = grids.on_grid(labels, AFFINE, shape, target)
     image = nib.Nifti1Image(labels, AFFINE)
     expected = resample_img(image, target, shape, interpolation="nearest", force_resample=True, copy_header=True)
     to_source = np.linalg.inv(AFFINE) @ target
@@ -169,7 +169,7 @@ def test_left_stays_left_whatever_the_storage(tmp_path: Path) -> None:
     flipped = centred.copy()
     flipped[0] *= -1
     atlas = atlases.load(own(tmp_path, labels, affine=centred))
-    merged = atlases.merge([atlas], labels.shape, flipped)
+    merged = grids.merge([atlas], labels.shape, flipped)
     np.testing.assert_array_equal(merged.labels, labels[::-1])
     assert merged.n_voxels.tolist() == [48, 48]
 
@@ -178,16 +178,16 @@ def test_the_first_atlas_wins_a_voxel_and_the_loss_is_counted(tmp_path: Path) ->
     first, second = np.zeros((4, 1, 1), dtype=np.int16), np.zeros((4, 1, 1), dtype=np.int16)
     first[:2], second[1:] = 5, 9
     pair = [atlases.load(own(tmp_path, first, id="first")), atlases.load(own(tmp_path, second, id="second"))]
-    merged = atlases.merge(pair, (4, 1, 1), AFFINE)
+    merged = grids.merge(pair, (4, 1, 1), AFFINE)
     assert merged.labels.ravel().tolist() == [1, 1, 2, 2] and merged.n_overlapping == 1
-    merged = atlases.merge(pair[::-1], (4, 1, 1), AFFINE)
+    merged = grids.merge(pair[::-1], (4, 1, 1), AFFINE)
     assert merged.labels.ravel().tolist() == [2, 1, 1, 1] and merged.n_voxels.tolist() == [3, 1]
 
 
 def test_labels_that_the_table_leaves_out_are_no_region(tmp_path: Path) -> None:
     labels = np.array([1, 2, 3, 8], dtype=np.int16).reshape(4, 1, 1)
     atlas = atlases.load(own(tmp_path, labels, {"index": [1, 3], "name": ["a", "c"]}))
-    assert atlases.merge([atlas], (4, 1, 1), AFFINE).labels.ravel().tolist() == [1, 0, 2, 0]
+    assert grids.merge([atlas], (4, 1, 1), AFFINE).labels.ravel().tolist() == [1, 0, 2, 0]
 
 
 def test_a_region_that_a_coarse_grid_loses_keeps_its_place(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_region_that_a_coarse_grid_loses_keeps_its_place(tmp_path: Path) -> No
     labels[:4], labels[5, 5, 5], labels[6:] = 1, 2, 3
     coarse = np.diag([8.0, 8.0, 8.0, 1.0])
     atlas = atlases.load(own(tmp_path, labels, affine=AFFINE))
-    assert atlases.merge([atlas], (2, 2, 2), coarse).n_voxels.tolist() == [4, 0, 0]
+    assert grids.merge([atlas], (2, 2, 2), coarse).n_voxels.tolist() == [4, 0, 0]
 
 
 # --- the catalogue ------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_the_457_regions_are_rebuilt_from_their_sources(published_data: Path, tm
     table = published_data / "atlases" / f"tpl-{SPACE}_atlas-{MERGED}.tsv"
     reference = nib.load(image)
     parts = [atlases.load(spec) for spec in published_parts(published_data, tmp_path)]
-    merged = atlases.merge(parts, reference.shape, reference.affine)
+    merged = grids.merge(parts, reference.shape, reference.affine)
     np.testing.assert_array_equal(merged.labels, np.asarray(reference.dataobj))
     whole = atlases.load(AtlasFile(id="whole", image=str(image), table=str(table), space=SPACE))
     ours, theirs = atlases.regions(parts), atlases.regions([whole])
@@ -314,7 +314,7 @@ def test_mixing_templates_would_cost_a_fifth_of_each_region(published_data: Path
     name = "tpl-MNI152NLin2009cAsym_res-02_atlas-Schaefer2018_desc-400Parcels7Networks_dseg.nii.gz"
     native = nib.load(published_data / "atlases" / name)
     right = np.asarray(native.dataobj)
-    wrong = atlases.merge([cortex], native.shape, native.affine).labels
+    wrong = grids.merge([cortex], native.shape, native.affine).labels
     both = np.bincount(right[right == wrong], minlength=401)[1:]
     sizes = np.bincount(right.ravel(), minlength=401)[1:] + np.bincount(wrong.ravel(), minlength=401)[1:]
     dice = 2 * both / sizes

@@ -16,8 +16,9 @@ from nilearn.maskers import NiftiLabelsMasker
 from neuropipe.errors import RunExcluded
 from neuropipe.signals import extract as extraction
 from neuropipe.signals import images
-from neuropipe.signals.atlases import Atlas, Merged, merge
+from neuropipe.signals.atlases import Atlas
 from neuropipe.signals.extract import extract
+from neuropipe.signals.grids import Merged, merge
 
 SHAPE = (12, 10, 9)
 AFFINE = np.array([[-3.0, 0, 0, 20], [0, 3, 0, -15], [0, 0, 3, -12], [0, 0, 0, 1]])  # stored right to left

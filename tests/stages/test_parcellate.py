@@ -21,7 +21,7 @@ from neuropipe.errors import AtlasError, ConfigError, LockedError
 from neuropipe.locks import lock
 from neuropipe.provenance import sha256
 from neuropipe.signals.regions import Regions
-from neuropipe.stages import index, parcellate
+from neuropipe.stages import index, parcellate, parcellate_job
 
 LOOSE = {"clean": {"strategy": "none"}, "exclude": {"min_degrees_of_freedom": None, "min_duration_s": None}}
 N_CHUNKS = 1
@@ -312,7 +312,7 @@ def test_bugs_are_not_exclusions(study: TinyStudy, monkeypatch: pytest.MonkeyPat
     def broken(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(parcellate, "extract", broken)
+    monkeypatch.setattr(parcellate_job, "extract", broken)
     with pytest.raises(ZeroDivisionError):
         parcellated(study)
     assert not (results(study) / "receipts").exists() or not list((results(study) / "receipts").rglob("*.json"))
@@ -365,8 +365,8 @@ def test_finished_runs_are_not_made_again(study: TinyStudy, monkeypatch: pytest.
     study.add("02")
     first = parcellated(study)
     made = []
-    process = parcellate.process
-    monkeypatch.setattr(parcellate, "process", lambda job, row: made.append(row["run_id"]) or process(job, row))
+    process = parcellate_job.process
+    monkeypatch.setattr(parcellate_job, "process", lambda job, row: made.append(row["run_id"]) or process(job, row))
     assert again(study) == first and not made
     study.add("03")
     parcellated(study)

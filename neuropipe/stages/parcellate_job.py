@@ -1,0 +1,164 @@
+"""One run of a parcellation: what all runs of a dataset share, and the way from a manifest row to a clean series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from neuropipe import config as configuration
+from neuropipe import provenance
+from neuropipe.bids import series_tables
+from neuropipe.bids.index import input_fingerprints
+from neuropipe.bids.series import data_root
+from neuropipe.errors import ConfigError, RunExcluded
+from neuropipe.signals import atlases as atlas_files
+from neuropipe.signals import confounds as confound_tables
+from neuropipe.signals import quality
+from neuropipe.signals.extract import extract, grid_of
+from neuropipe.signals.grids import Merged, merge
+from neuropipe.signals.regions import Regions
+from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
+
+
+@dataclass
+class Job:
+    """What all runs of a dataset share.
+
+    Attributes
+    ----------
+    dataset : str
+        Name of the dataset.
+    root : Path
+        Folder that the manifest's paths start from.
+    config : StudyConfig
+        The study.
+    atlases : list of Atlas
+        Loaded; empty for ready-made series.
+    regions : Regions
+        Columns of every product.
+    settings : dict
+        Everything that decides what a product looks like; its hash is part of every fingerprint.
+    grids : dict
+        Atlases merged on the grids seen so far.
+    """
+
+    dataset: str
+    root: Path
+    config: configuration.StudyConfig
+    atlases: list[atlas_files.Atlas]
+    regions: Regions
+    settings: dict[str, Any]
+    grids: dict[tuple, Merged] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str, dataset: str) -> Job:
+        """Read the configuration and load the atlases, or the region table of ready-made series."""
+        config = configuration.load(path)
+        if dataset not in config.datasets:
+            raise ConfigError(f"{path} has no dataset {dataset!r}; known: {', '.join(config.datasets)}.")
+        section = config.datasets[dataset]
+        atlases = [] if section.kind == "series" else [atlas_files.load(spec) for spec in config.atlases]
+        if section.kind == "series":
+            regions = atlas_files.regions_of_series(section.atlas, section.regions)
+        else:
+            regions = atlas_files.regions(atlases)
+        settings = {
+            "clean": config.clean.model_dump(),
+            "exclude": config.exclude.model_dump(),
+            "atlases": [{"id": a.id, "space": a.space, "sha256": a.checksum} for a in atlases],
+            "regions": provenance.hash_json(
+                [*(a.table.astype(str).values.tolist() for a in atlases), regions.order_hash]
+            ),
+        }
+        root = data_root(Path(configuration.expand(section.path)))
+        return cls(dataset, root, config, atlases, regions, settings)
+
+    def merged_on(self, image: Path) -> Merged:
+        """Return the atlases on the grid of an image; runs of one study share a few grids."""
+        shape, affine = grid_of(image)
+        key = (shape[:3], affine.tobytes())
+        if key not in self.grids:
+            self.grids[key] = merge(self.atlases, shape, affine)
+        return self.grids[key]
+
+    def fingerprint(self, row: dict[str, str]) -> str:
+        """Return the hash over a run's inputs, the settings and the stage's version."""
+        own = [row[column] for column in ("run_id", "space", "t_r", "n_volumes", "fingerprint")]
+        return provenance.hash_json([own, self.settings, provenance.STAGE_VERSIONS["parcellate"]])
+
+
+def fingerprints_of(job: Job, row: dict[str, str]) -> dict[str, str]:
+    """Return the fingerprint of each file of a run; a file that is gone excludes the run."""
+    try:
+        return input_fingerprints(job.root, row)
+    except OSError as error:
+        raise RunExcluded("missing file", f"{error}; fetch or copy it, or index again") from error
+
+
+def attempt(job: Job, row: dict[str, str]) -> CleanRun | RunExcluded:
+    """Compute one run, or return why it is left out; every other error is a bug and goes on up."""
+    try:
+        in_bank = row["offset"] != "n/a"
+        if not in_bank and provenance.hash_json(fingerprints_of(job, row)) != row["fingerprint"]:
+            raise RunExcluded("changed since index", f"the files of {row['run_id']} are not those indexed; index again")
+        return process(job, row)
+    except RunExcluded as reason:
+        return reason
+
+
+def process(job: Job, row: dict[str, str]) -> CleanRun:
+    """Compute one run; threads of the linear algebra are held at one, so that bytes do not depend on the machine."""
+    with threadpool_limits(limits=1):
+        if job.atlases:
+            return _process_images(job, row)
+        return _process_series(job, row)
+
+
+def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
+    config, t_r, n_volumes = job.config, float(row["t_r"]), int(row["n_volumes"])
+    if row["space"] != job.atlases[0].space:
+        raise RunExcluded(
+            "wrong space",
+            f"expected images in {job.atlases[0].space}, the space of the atlases, found {row['space']}; name atlases "
+            "of that space, or correct select and index again",
+        )
+    path = job.root / row["confounds"]
+    table = confound_tables.read_table(path, n_volumes)
+    strategy = config.clean.strategy if isinstance(config.clean.strategy, str) else config.clean.strategy.columns
+    confounds = confound_tables.prepare(
+        table,
+        confound_tables.read_description(path),
+        strategy,
+        config.clean.global_signal,
+        config.clean.fd_threshold_mm,
+    )
+    # What motion alone rules out is not worth inflating an image for.
+    quality.check(quality_before(confounds, t_r, config.clean), config.exclude)
+    image = job.root / row["image"]
+    merged = job.merged_on(image)
+    means = extract(image, job.root / row["mask"], merged)
+    if len(means.series) != n_volumes:
+        raise RunExcluded("changed since index", f"{image.name} has {len(means.series)} volumes, not {n_volumes}")
+    result = clean_run(
+        means.series, means.n_used, means.coverage, t_r, confounds, config.clean, config.exclude, has_mean=True
+    )
+    result.facts["VoxelsWithoutSignal"] = means.n_without_signal
+    result.facts["VoxelsOfSeveralAtlases"] = merged.n_overlapping
+    return result
+
+
+def _process_series(job: Job, row: dict[str, str]) -> CleanRun:
+    table, names = series_tables.read_run(job.root, row)
+    regions = job.regions.table
+    raw = series_tables.align(table, names, regions["label"].tolist(), regions["name"].tolist())
+    there = np.isfinite(raw).any(axis=0)
+    none = without_confounds(len(raw))
+    config = job.config
+    t_r = float(row["t_r"])
+    return clean_run(
+        raw, there.astype(np.int64), there.astype(float), t_r, none, config.clean, config.exclude, has_mean=False
+    )
