@@ -105,7 +105,6 @@ METRICS = {
     "confound_set": "string",
     "harmonisation": "string",
     "split_scheme": "string",
-    "split": "string",
     "repeat": "Int64",
     "fold": "string",  # a fold's name; "mean" over folds (the primary value); "pooled"
     "seed": "Int64",

@@ -1,0 +1,106 @@
+"""``neuropipe evaluate``: metrics from predictions and nulls alone, the same every time."""
+
+from __future__ import annotations
+
+import shutil
+
+import pandas as pd
+import pytest
+from judged_study import write_embeddings, write_study
+
+from neuropipe.errors import InputError, SplitError
+from neuropipe.evaluate import tables
+from neuropipe.paths import Study
+from neuropipe.provenance import read_json
+from neuropipe.stages import baselines, evaluate, probe, split
+
+TASKS = {"diagnosis": "main", "age": "main", "diagnosis-sites": "sites"}
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A study up to its metrics."""
+    root = tmp_path_factory.mktemp("judged")
+    config, study = write_study(root), Study(root)
+    shards = [study.shards("toy")]
+    for name in ("main", "sites"):
+        split.run(config=config, split=name, shards=shards, output=study.split(name))
+    frozen = {name: pd.read_parquet(study.split(name) / "splits.parquet") for name in ("main", "sites")}
+    common = {"config": config, "shards": shards, "embeddings": [write_embeddings(root, frozen)]}
+    for task, name in TASKS.items():
+        for part, stage in (("probe", probe), ("baselines", baselines)):
+            stage.run(task=task, split_dir=study.split(name), output=study.task(task, part), **common)
+    evaluate.run(
+        config=config,
+        predictions=sorted(root.glob("tasks/*/*/predictions.parquet")),
+        splits=[study.split("main"), study.split("sites")],
+        output=root / "metrics.parquet",
+    )
+    return root
+
+
+def test_the_planted_truth_is_told(judged):
+    metrics = pd.read_parquet(judged / "metrics.parquet")
+    primary = metrics[(metrics["fold"] == "mean") & metrics["metric"].isin(["auroc", "mae"])].set_index("run_id")
+    assert primary.loc["diagnosis_fc_ridge", "ci_low"] > 0.9
+    assert primary.loc["diagnosis-sites_fc_ridge", "p_perm"] == pytest.approx(1 / 61)
+    assert primary.loc["diagnosis_confounds_logistic", "delta_ci_high"] < 0
+    assert primary.loc["age_recipe_ridge_seed-0", "p_perm"] == pytest.approx(1 / 61)
+    assert primary.loc["age_fc_ridge", "p_perm"] > 0.05
+    assert primary["reference"].dropna().unique().tolist() == ["fc"]
+    assert (
+        metrics.loc[metrics["task"] == "diagnosis-sites", "fold"].unique() == ["A", "B", "C", "mean", "pooled"]
+    ).all()
+
+
+def test_predictions_alone_give_the_identical_metrics(judged, tmp_path):
+    for name in ("predictions.parquet", "nulls.parquet"):
+        shutil.copy(judged / name, tmp_path)
+    evaluate.run(predictions=[tmp_path / "predictions.parquet"])
+    assert (tmp_path / "metrics.parquet").read_bytes() == (judged / "metrics.parquet").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "metrics.parquet",
+        "nulls.parquet",
+        "predictions.parquet",
+    ]
+
+
+def test_the_joined_tables_hold_every_part(judged):
+    predictions = tables.read([judged / "predictions.parquet"], tables.PREDICTIONS, "predictions")
+    parts = [pd.read_parquet(path) for path in judged.glob("tasks/*/*/predictions.parquet")]
+    assert len(predictions) == sum(map(len, parts))
+    assert predictions.attrs == {"bootstrap": "200", "seed": "3"}
+    runs = set(predictions["run_id"])
+    assert set(pd.read_parquet(judged / "metrics.parquet")["run_id"]) == runs
+    assert set(pd.read_parquet(judged / "costs.parquet")["run_id"]) <= runs
+    assert set(pd.read_parquet(judged / "nulls.parquet")["run_id"]) <= runs
+
+
+def test_the_leakage_audit_is_written(judged):
+    checks = read_json(judged / "leakage.json")["checks"]
+    assert {check["check"] for check in checks} == {
+        "shuffled labels score at chance",
+        "no test person in pretraining",
+        "predictions follow the split",
+    }
+    assert all(check["passed"] for check in checks)
+
+
+def test_predictions_of_another_split_are_refused(judged, tmp_path):
+    study = Study(judged)
+    folder = tmp_path / "main"
+    folder.mkdir()
+    table = pd.read_parquet(study.split("main") / "splits.parquet")
+    table["role"] = table["role"].map({"train": "test", "test": "train"})
+    table.to_parquet(folder / "splits.parquet")
+    with pytest.raises(SplitError, match="do not follow the split 'main'"):
+        evaluate.run(predictions=[judged / "predictions.parquet"], splits=[folder], output=tmp_path / "metrics.parquet")
+    assert not (tmp_path / "metrics.parquet").exists()
+
+
+def test_what_is_missing_is_named(judged, tmp_path):
+    with pytest.raises(InputError, match=r"No predictions at .*nowhere"):
+        evaluate.run(predictions=[tmp_path / "nowhere.parquet"])
+    part = Study(judged).task("age", "probe") / "predictions.parquet"
+    with pytest.raises(InputError, match="give --config as well"):
+        evaluate.run(predictions=[part], output=tmp_path / "metrics.parquet")
