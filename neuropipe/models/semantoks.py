@@ -142,9 +142,9 @@ class Config(ModelConfig):
     """Weight of the loss on hidden tokens."""
     network_loss_weight: float = 0.5
     """Weight of the loss on networks averaged over time, before it decays."""
-    network_loss_delay: float = Field(0.0, ge=0, le=1)
+    network_loss_delay: float = Field(0.0, ge=0)
     """Share of training before the network loss starts."""
-    network_loss_decay: float = Field(0.05, ge=0, le=1)
+    network_loss_decay: float = Field(0.05, ge=0)
     """Share of training over which the network loss decays to 0; 0 keeps it."""
     network_loss_schedule: Literal["cosine", "linear"] = "cosine"
     """Shape of the decay."""
@@ -611,16 +611,22 @@ class Model(nn.Module):
 
         Everything random is drawn from `generator`, which must live on the device of `batch`.
         """
-        draws = augment.draw(tuple(batch.series.shape), self.config.augmentation, generator)
-        series = clean(augment.apply(batch.series, draws), batch)
-        present = self.student.encoder.present(batch.valid_time, batch.valid_region)
-        hidden = None
-        if self._masks():
-            coin = torch.rand((), generator=generator, device=generator.device)
-            hidden = draw_masks(self.config, *present.shape, generator) & (coin < self.config.mask_probability)
+        series, hidden, present = self.prepare(batch, generator)
         student, teacher = self.project(series, hidden, present, generator)
         weight = self.network_loss_weight(progress)
         return self.compare(student, teacher, hidden, present, weight, batch.n_views)
+
+    @torch.compiler.disable  # drawing from a generator cannot be compiled, what follows can
+    def prepare(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return augmented series, and which tokens are hidden (None without masks) and present."""
+        draws = augment.draw(tuple(batch.series.shape), self.config.augmentation, generator)
+        series = clean(augment.apply(batch.series, draws), batch)
+        present = self.student.encoder.present(batch.valid_time, batch.valid_region)
+        if not self._masks():
+            return series, None, present
+        coin = torch.rand((), generator=generator, device=generator.device)  # one for the whole batch
+        hidden = draw_masks(self.config, *present.shape, generator) & (coin < self.config.mask_probability)
+        return series, hidden, present
 
     def project(
         self, series: Tensor, hidden: Tensor | None, present: Tensor | None, generator: torch.Generator | None

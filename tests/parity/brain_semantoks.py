@@ -9,7 +9,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -90,19 +89,11 @@ def published(fields: dict[str, Any]) -> Config:
     return Config(**{**dict(Config.published()), **fields})
 
 
-def regions_of(c: dict) -> Regions:
-    """Return a region table with the atlases of an encoder config."""
-    atlas_of_network = np.repeat(np.arange(len(c["atlas_names"])), c["atlas_network_counts"])
-    counts = np.bincount(atlas_of_network[c["network_ids"]], minlength=len(c["atlas_names"]))
-    tables = [Regions.plain(name, n).table for name, n in zip(c["atlas_names"], counts, strict=True)]
-    return Regions(pd.concat(tables, ignore_index=True).assign(index=range(len(c["network_ids"]))))
-
-
 def model_of(c: dict, fields: dict[str, Any] | None = None) -> Model:
     """Return a model for an objective config, unfilled."""
-    encoder = c["encoder"]
     config = published(objective_fields(c) | {"mask_probability": 0} | (fields or {}))
-    return Model(config, regions_of(encoder), np.array(encoder["network_ids"]))
+    ids = np.array(c["encoder"]["network_ids"])
+    return Model(config, Regions.plain("any", len(ids)), ids)
 
 
 # ------------------------------------------------------------------ networks, tokenizer, encoder
@@ -195,6 +186,7 @@ def encoder(c: dict, weights: dict, inputs: dict) -> dict:
 
 def mcr_loss(c: dict, weights: None, inputs: dict) -> dict:
     """The coding-rate loss alone."""
+    assert c["skip_same_view"], "a view is never compared with itself"
     fields = {"compression_weight": c["coeff"], "expansion_eps": c["eps"]}
     config = Config(**fields, expansion_of="both" if c["expa_type"] == 1 else "student")
     student, teacher = (torch.from_numpy(inputs[name]) for name in ("student", "teacher"))
@@ -325,7 +317,7 @@ def train_trace(c: dict, weights: dict, inputs: dict) -> dict:
         weight = model.network_loss_weight(progress)
         optimizer.zero_grad()
         losses = run_objective(model, c, inputs, weight, c["masked_steps"][step])
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm or torch.inf)
         optimizer.step()
         model.after_step(progress)
         scalars = {name: float(losses[name]) for name in SCALARS}
@@ -442,7 +434,7 @@ def crop_starts(c: dict, weights: None, inputs: dict) -> dict:
         return {"starts": clips.clip_starts(*size, "regular")}
     rng = np.random.default_rng(0)
     starts = np.stack([clips.clip_starts(*size, "uniform", rng) for _ in range(c["reference_draws"])])
-    first, second = starts[:, 0], starts[:, 1]
+    first, second = starts[:, 0], starts[:, -1]
     return {
         "min": starts.min(),
         "max": starts.max(),
@@ -457,14 +449,17 @@ def crop_starts(c: dict, weights: None, inputs: dict) -> dict:
 def augment_statistics(c: dict, weights: None, inputs: dict) -> dict:
     """Strength of one augmentation, measured on ones."""
     levels = augment.Levels(**{"spatial": 0, "temporal": 0, "scale": 0, "noise": 0, c["augmentation"]: c["level"]})
-    ones = torch.ones(c["reference_draws"], c["timepoints"], c["channels"])
-    out = augment.apply(ones, augment.draw(tuple(ones.shape), levels, torch.Generator().manual_seed(0)))
-    strength = {
-        "spatial": lambda: (out == 0).all(1).sum(1),
-        "temporal": lambda: (out == 0).all(2).sum(1),
-        "noise": lambda: (out - ones).flatten(1).std(1, correction=0),
-        "scale": lambda: out[:, 0, 0],
-    }[c["augmentation"]]().double()
+    generator = torch.Generator().manual_seed(0)
+    ones = torch.ones(100, c["timepoints"], c["channels"])
+    measure = {
+        "spatial": lambda out: (out == 0).all(1).sum(1),
+        "temporal": lambda out: (out == 0).all(2).sum(1),
+        "noise": lambda out: (out - ones).flatten(1).std(1, correction=0),
+        "scale": lambda out: out[:, 0, 0],
+    }[c["augmentation"]]
+    n_batches = -(-c["reference_draws"] // len(ones))
+    drawn = (augment.draw(tuple(ones.shape), levels, generator) for _ in range(n_batches))
+    strength = torch.cat([measure(augment.apply(ones, draws)) for draws in drawn]).double()
     return {"min": strength.min(), "max": strength.max(), "mean": strength.mean(), "std": strength.std(correction=0)}
 
 
