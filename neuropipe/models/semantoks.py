@@ -331,6 +331,11 @@ class Encoder(nn.Module):
     def patches(self, x: Tensor) -> Tensor:
         """Cut (batch, time, ...) into (batch, patch, ..., patch_size), zeros (False) where time ends early."""
         size, n = self.config.patch_size, self.n_patches(x.shape[1])
+        if n == 0:
+            raise ConfigError(
+                f"A clip of {x.shape[1]} samples is shorter than one patch of {size}. Use a smaller patch_size, or "
+                "keep_partial_patch: true."
+            )
         short = (n - 1) * self.stride + size - x.shape[1]
         if short > 0:
             x = torch.cat([x, x.new_zeros(x.shape[0], short, *x.shape[2:])], dim=1)
@@ -541,7 +546,7 @@ class Projections(NamedTuple):
 
     cls: Tensor  # (view * batch, head_dim)
     networks: Tensor  # (view * batch, network, head_dim), tokens averaged over the patches present
-    tokens: Tensor  # (view * batch, network * patch, head_dim)
+    tokens: Tensor | None  # (view * batch, network * patch, head_dim); None in a step without masks
 
 
 class Side(nn.Module):
@@ -555,14 +560,20 @@ class Side(nn.Module):
         self.mask_head = ProjectionHead(*sizes) if config.separate_mask_head else None
 
     def forward(
-        self, series: Tensor, hidden: Tensor | None, present: Tensor | None, generator: torch.Generator | None
+        self,
+        series: Tensor,
+        hidden: Tensor | None,
+        present: Tensor | None,
+        generator: torch.Generator | None,
+        with_tokens: bool,
     ) -> Projections:
-        """Encode and project; arguments as in `Encoder.forward`."""
+        """Encode and project, single tokens only if asked; arguments as in `Encoder.forward`."""
         encoded = self.encoder(series, hidden, present, generator)
         cls, tokens = encoded[:, 0], encoded[:, 1:]
         by_network = tokens.unflatten(1, (self.encoder.n_networks, -1))
         networks = by_network.mean(2) if present is None else mean_present(by_network, present, dim=2)
-        return Projections(self.head(cls), self.head(networks), (self.mask_head or self.head)(tokens))
+        projected = (self.mask_head or self.head)(tokens) if with_tokens else None
+        return Projections(self.head(cls), self.head(networks), projected)
 
 
 def cls_avg(encoded: Tensor, present: Tensor | None = None) -> Tensor:
@@ -632,9 +643,11 @@ class Model(nn.Module):
         self, series: Tensor, hidden: Tensor | None, present: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Projections, Projections]:
         """Run all views through the student in one pass, and without masks through the teacher in another."""
-        student = self.student(series, hidden, present, generator)
+        masks = hidden is not None
+        student = self.student(series, hidden, present, generator, with_tokens=masks)
+        drops = generator if self.config.teacher_drops else None
         with torch.no_grad():
-            teacher = self.teacher(series, None, present, generator if self.config.teacher_drops else None)
+            teacher = self.teacher(series, None, present, drops, with_tokens=masks)
         return student, teacher
 
     def compare(
