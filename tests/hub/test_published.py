@@ -17,6 +17,7 @@ from neuropipe.errors import CheckpointError, ConfigError
 from neuropipe.hub import published
 from neuropipe.hub.layouts import semantoks as layout
 from neuropipe.models.semantoks import Branch, Config, Model
+from neuropipe.signals.atlases import regions_of_series
 from neuropipe.signals.regions import Regions
 
 FIELDS = {
@@ -209,6 +210,15 @@ def test_released_regions_are_the_papers() -> None:
     ids = layout.networks_of(found, Config.published())
     assert np.bincount(ids).tolist() == [61, 77, 46, 47, 26, 52, 91, 50, 7]
     layout.check_order(found, Config.published())
+
+
+@pytest.mark.realdata
+def test_published_atlas_has_the_released_order(published_data: Path) -> None:
+    """Schaefer's, Tian's and Buckner's own tables, merged as the models expect them."""
+    table = published_data / "atlases" / "tpl-MNI152NLin6Asym_atlas-Schaefer400Tian3Buckner7_dseg.tsv"
+    found = regions_of_series(None, str(table))
+    layout.check_order(found, Config.published())
+    assert found.order_hash == layout.released_regions().order_hash
 
 
 @pytest.mark.parametrize("order", ["17 networks", "hemispheres swapped", "atlases swapped"])
