@@ -119,6 +119,8 @@ def _cast(value: Any, case: dict) -> Any:
     """Cast floating arrays to the case's ``dtype``, float32 where it names none."""
     if isinstance(value, dict):
         return {name: _cast(item, case) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_cast(item, case) for item in value]
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return value.astype(FLOATS[case["config"].get("dtype") or "float32"])
     return value
