@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from neuropipe.errors import InputError
 from neuropipe.paths import atomic
 
+PREFIX = "neuropipe."  # of notes in a file's metadata
+ARROW = {"string": pa.string(), "float64": pa.float64(), "Int64": pa.int64(), "boolean": pa.bool_()}
+
 # What identifies a run and what it was made from: the same in every row of a run (and fold).
 RUN = {
     "run_id": "string",  # <task>_<system>_<readout>[_seed-<k>]
@@ -173,17 +176,8 @@ def read(paths: Sequence[str | Path], columns: dict[str, Any], what: str) -> pd.
     return table
 
 
-PREFIX = "neuropipe."
-_ARROW = {
-    "string": pa.string(),
-    "float64": pa.float64(),
-    "Int64": pa.int64(),
-    "boolean": pa.bool_(),
-}
-
-
 def _schema(columns: dict[str, Any]) -> pa.Schema:
-    return pa.schema([(name, _ARROW[kind] if isinstance(kind, str) else kind) for name, kind in columns.items()])
+    return pa.schema([(name, ARROW[kind] if isinstance(kind, str) else kind) for name, kind in columns.items()])
 
 
 def _attrs(table: pd.DataFrame) -> dict[bytes, bytes]:

@@ -10,6 +10,15 @@ import pandas as pd
 from neuropipe.errors import SplitError
 from neuropipe.splits.make import SIDES
 
+ROLES = (*SIDES, "unused")
+CHECKS = [
+    "every participant has one role in every fold",
+    "no person and no kin on two sides",
+    "no recording (by content) on two sides",
+    "training and test side have people",
+    "every class of every task on every side",
+]
+
 
 def audit_split(
     table: pd.DataFrame, recordings: pd.DataFrame, labels: Mapping[str, pd.Series] | None = None
@@ -45,7 +54,7 @@ def audit_split(
         for task, values in (labels or {}).items():
             problems += _missing_classes(rows, values, task, where)
         counts = rows["role"].value_counts()
-        folds.append({"repeat": int(repeat), "fold": str(fold), **{side: int(counts.get(side, 0)) for side in _ROLES}})
+        folds.append({"repeat": int(repeat), "fold": str(fold), **{side: int(counts.get(side, 0)) for side in ROLES}})
     name = table["split"].iloc[0]
     if problems:
         shown = problems[:20] + ([f"and {len(problems) - 20} more"] if len(problems) > 20 else [])
@@ -55,19 +64,9 @@ def audit_split(
         "scheme": table["scheme"].iloc[0],
         "n_people": int(table.drop_duplicates(["dataset", "participant_id"]).shape[0]),
         "n_persons_or_kin": int(table["person"].nunique()),
-        "checks": [{"check": check, "passed": True} for check in _CHECKS],
+        "checks": [{"check": check, "passed": True} for check in CHECKS],
         "folds": folds,
     }
-
-
-_ROLES = (*SIDES, "unused")
-_CHECKS = [
-    "every participant has one role in every fold",
-    "no person and no kin on two sides",
-    "no recording (by content) on two sides",
-    "training and test side have people",
-    "every class of every task on every side",
-]
 
 
 def _used(rows: pd.DataFrame) -> pd.DataFrame:
