@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from neuropipe.bids import entities, headers
 from neuropipe.bids.index import Found, chunk_of, exclusion, inputs_fingerprint
+from neuropipe.bids.sidecars import Sidecars
 from neuropipe.errors import InputError, RunExcluded
+from neuropipe.signals.images import Layout
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 # Newest name first; fMRIPrep before 20.2 wrote the second.
@@ -80,13 +80,13 @@ def find(
     wanted = entities.normalise_select(select)
     if space is not None:
         wanted = {"space": space} | wanted
-    found = Found()
+    found, sidecars = Found(), Sidecars(root)
     for subject, folders in functional_folders(root):
         if not _wants_subject(subject, wanted):
             continue
         person = Found()
         for folder in folders:
-            _find_in_folder(root, folder, dataset, subject, wanted, person)
+            _find_in_folder(sidecars, folder, dataset, subject, wanted, person)
         if not person.runs and not person.excluded:
             detail = f"no *_desc-preproc_bold image of {_describe(wanted)} in {subject}; correct select, or leave it"
             person.excluded.append(exclusion("index", dataset, subject, "n/a", subject, "no matching run", detail))
@@ -111,7 +111,7 @@ def _describe(wanted: Mapping[str, Any]) -> str:
 
 
 def _find_in_folder(
-    root: Path, folder: Folder, dataset: str, subject: str, wanted: Mapping[str, Any], found: Found
+    sidecars: Sidecars, folder: Folder, dataset: str, subject: str, wanted: Mapping[str, Any], found: Found
 ) -> None:
     """Add the runs of one folder; a run with several files, or none in the wanted space, is left out."""
     candidates = _candidates(folder, wanted)
@@ -131,7 +131,7 @@ def _find_in_folder(
                     "ambiguous", f"{len(fitting)} files for one run: {', '.join(fitting)}; narrow select (e.g. res: 2)"
                 )
             name, parsed = next(iter(fitting.items()))
-            found.runs.append(_run(root, folder, name, parsed, run_id))
+            found.runs.append(_run(sidecars, folder, name, parsed, run_id))
         except RunExcluded as reason:
             for name in fitting or files:
                 path = f"{folder.path}/{name}"
@@ -158,9 +158,9 @@ def _candidates(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, dict[str
     return runs
 
 
-def _run(root: Path, folder: Folder, name: str, parsed: Mapping[str, str], run_id: str) -> dict[str, str]:
+def _run(sidecars: Sidecars, folder: Folder, name: str, parsed: Mapping[str, str], run_id: str) -> dict[str, str]:
     """Return the manifest row of one image; raise `RunExcluded` where something that belongs to it is missing."""
-    image = f"{folder.path}/{name}"
+    root, image = sidecars.root, f"{folder.path}/{name}"
     mask = f"{folder.path}/{_companion_mask(folder, name, run_id)}"
     confounds = f"{folder.path}/{_companion_confounds(folder, run_id)}"
     for path in (image, mask, confounds):
@@ -174,7 +174,7 @@ def _run(root: Path, folder: Folder, name: str, parsed: Mapping[str, str], run_i
         "task": parsed.get("task", ""),
         "run": parsed.get("run", ""),
         "space": parsed.get("space", ""),
-        "t_r": repr(repetition_time(root, folder, name, header)),
+        "t_r": repr(repetition_time(sidecars.of(image), header, name)),
         "n_volumes": str(header.n_volumes),
         "image": image,
         "mask": mask,
@@ -220,7 +220,7 @@ def check_fetched(path: Path) -> None:
         raise RunExcluded("missing file", f"{path.name} is not a file; copy it again")
 
 
-def repetition_time(root: Path, folder: Folder, name: str, header: headers.Header) -> float:
+def repetition_time(metadata: Mapping[str, Any], header: Layout, name: str) -> float:
     """Return the repetition time in s from the sidecars, checked against the header.
 
     Raises
@@ -228,7 +228,7 @@ def repetition_time(root: Path, folder: Folder, name: str, header: headers.Heade
     RunExcluded
         No sidecar gives one, or the header says another (it differs by more than 1 %).
     """
-    found = inherited(root, folder, name).get("RepetitionTime")
+    found = metadata.get("RepetitionTime")
     if not isinstance(found, int | float) or isinstance(found, bool) or found <= 0:
         raise RunExcluded(
             "no repetition time",
@@ -242,44 +242,3 @@ def repetition_time(root: Path, folder: Folder, name: str, header: headers.Heade
             "find out which is right and correct the other",
         )
     return float(found)
-
-
-def inherited(root: Path, folder: Folder, name: str) -> dict[str, Any]:
-    """Return a file's metadata by the BIDS inheritance principle: the nearer sidecar wins, key by key.
-
-    A sidecar applies where its entities all agree with the file's and its suffix is the same.
-    """
-    pairs, suffix, _ = entities.split_name(name)
-    levels = [part for part in (".", *_parents(folder.path)) if (root / part).is_dir()]
-    merged: dict[str, Any] = {}
-    for level in levels:
-        applying = []
-        for sidecar in folder.names if level == folder.path else _sidecars(root / level):
-            if sidecar.endswith(f"{suffix}.json"):
-                other, other_suffix, _ = entities.split_name(sidecar)
-                if other_suffix == suffix and other.items() <= pairs.items():
-                    applying.append((len(other), sidecar))
-        for _, sidecar in sorted(applying):
-            merged.update(_read_sidecar(root / level / sidecar))
-    return merged
-
-
-def _parents(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
-
-
-@cache
-def _sidecars(folder: Path) -> tuple[str, ...]:
-    with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.name.endswith(".json")))
-
-
-def _read_sidecar(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise RunExcluded("not fetched", f"{path.name} is a link without content; fetch it (datalad get)") from error
-    except (OSError, ValueError) as error:
-        raise RunExcluded("damaged sidecar", f"{path.name} is not valid JSON: {error}") from error
-    return content if isinstance(content, dict) else {}

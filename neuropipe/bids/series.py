@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from neuropipe.bids import entities, participants
 from neuropipe.bids.fmriprep import T_R_TOLERANCE, check_fetched
 from neuropipe.bids.index import Found, chunk_of, exclusion, inputs_fingerprint
-from neuropipe.bids.series_tables import BANK, open_bank, read_table
+from neuropipe.bids.series_tables import BANK, open_bank, read_table, rows_fingerprint
+from neuropipe.bids.sidecars import read_sidecar
 from neuropipe.errors import InputError, RunExcluded
 
 TABLE_EXTENSIONS = (".1D", ".tsv", ".csv", ".npy")
@@ -114,8 +112,7 @@ def _find_in_bank(bank: Path, dataset: str, people: pd.DataFrame, t_r: float | N
                     f"{run_id}: participants.tsv says {stated} volumes, {bank.name} has {end - start}",
                 )
             row = _row(person, n_chunks, run_id, bank.name, _t_r(person, None, t_r, run_id), end - start)
-            content = zlib.crc32(np.ascontiguousarray(bold[start:end]))
-            found.runs.append(row | {"offset": str(start), "fingerprint": f"{end - start}-{content:08x}"})
+            found.runs.append(row | {"offset": str(start), "fingerprint": rows_fingerprint(bold[start:end])})
         except RunExcluded as reason:
             found.excluded.append(exclusion("index", dataset, run_id, run_id, bank.name, reason.reason, reason.detail))
     return found
@@ -201,10 +198,7 @@ def _table_row(
 ) -> dict[str, str]:
     check_fetched(root / path)
     sidecar = (root / path).with_suffix(".json")
-    try:
-        given = json.loads(sidecar.read_text(encoding="utf-8-sig")).get("RepetitionTime") if sidecar.is_file() else None
-    except (ValueError, AttributeError) as error:
-        raise RunExcluded("damaged sidecar", f"{sidecar.name} is not a valid JSON object: {error}") from error
+    given = read_sidecar(sidecar).get("RepetitionTime") if sidecar.is_file() else None
     series, _ = read_table(root / path)
     row = _row(person, n_chunks, run_id, path, _t_r(person, given, t_r, path), len(series))
     row |= {key: parsed.get(key, "") for key in ("session", "task", "run", "space")}

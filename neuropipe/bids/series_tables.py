@@ -104,17 +104,35 @@ def open_bank(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return bold, offsets
 
 
+def rows_fingerprint(rows: np.ndarray) -> str:
+    """Return the fingerprint of one run's rows of a bank: length and CRC-32."""
+    return f"{len(rows)}-{zlib.crc32(np.ascontiguousarray(rows)):08x}"
+
+
 def read_run(root: Path, row: Mapping[str, str]) -> tuple[np.ndarray, list[str]]:
-    """Read the series of a manifest row, as `read_table` does."""
+    """Read the series of a manifest row, as `read_table` does.
+
+    Raises
+    ------
+    RunExcluded
+        The table is damaged, or the bank's rows are not those that were indexed.
+    """
+    path = root / row["image"]
     if row["offset"] == "n/a":
-        return read_table(root / row["image"])
-    bold, _ = _cached_bank(root / row["image"])
+        return read_table(path)
+    if not path.is_file():
+        raise RunExcluded("missing file", f"{path.name} is not there (any more); index again")
+    bold, _ = _cached_bank(path, path.stat().st_mtime_ns)
     start = int(row["offset"])
-    return bold[start : start + int(row["n_volumes"])].astype(np.float64), []
+    rows = bold[start : start + int(row["n_volumes"])]
+    if rows_fingerprint(rows) != row["fingerprint"]:
+        raise RunExcluded("changed since index", f"{row['run_id']} in {path.name} is not what was indexed; index again")
+    return rows.astype(np.float64), []
 
 
 @lru_cache(maxsize=1)
-def _cached_bank(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _cached_bank(path: Path, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the bank between the runs of one process; `changed_ns` makes a changed file another one."""
     return open_bank(path)
 
 

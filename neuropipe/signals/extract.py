@@ -47,8 +47,8 @@ class Extraction:
 
 def grid_of(image: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Return the shape and the affine of an image."""
-    with images.damage_excludes(image.name), images.open_stream(image) as stream:
-        layout = images.read_layout(stream, image.name)
+    with images.damage_excludes(image.name), images.open_stream(image, whole=False) as stream:
+        layout = images.read_layout(stream, image)
     return layout.shape, layout.affine
 
 
@@ -78,6 +78,7 @@ def extract(image: Path, mask: Path | None, atlas: Merged) -> Extraction:
     pass; where they do, a second pass sums without them.
     """
     shape, affine = grid_of(image)
+    assert shape[:3] == atlas.labels.shape, "the atlas must have been merged on the grid of the image"
     inside = atlas.labels > 0
     if mask is not None:
         brain, mask_affine = images.read_volume(mask)
@@ -135,8 +136,8 @@ def _sum(
 def _volumes(image: Path) -> Iterator[tuple[images.Layout, Iterator[np.ndarray]]]:
     """Open a 4-D image; give its layout and an iterator over chunks of volumes (chunk, voxel)."""
     with images.damage_excludes(image.name), images.open_stream(image) as stream:
-        layout = images.read_layout(stream, image.name)
-        if len(layout.shape) != 4 or not layout.n_volumes:
+        layout = images.read_layout(stream, image)
+        if len(layout.shape) != 4:
             raise RunExcluded("not a series", f"{image.name}: expected a 4-D image, found shape {layout.shape}")
         compressed = image.suffix != ".nii"
         yield layout, _inflated(stream, layout, image) if compressed else _mapped(layout, image)

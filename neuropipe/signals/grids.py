@@ -57,7 +57,7 @@ def on_grid(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], target
     for axis in range(3):
         a, b, c, d = to_source[axis]
         position = (a * x)[:, None, None] + (b * y)[None, :, None] + ((c * z) + d)[None, None, :]
-        nearest = np.ceil(position - 0.5 - 1e-6).astype(np.int64)
+        nearest = np.ceil(position.clip(-1, labels.shape[axis]) - 0.5 - 1e-6).astype(np.int64)
         inside &= (nearest >= 0) & (nearest < labels.shape[axis])
         flat = flat * labels.shape[axis] + nearest
     out = np.zeros(tuple(shape), dtype=np.int32)

@@ -35,7 +35,7 @@ def tsnr(series: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
-def dvars(series: np.ndarray, mean: np.ndarray) -> float | None:
+def dvars(series: np.ndarray, mean: np.ndarray, kept: np.ndarray) -> float | None:
     """Return DVARS over regions in percent: the root mean square of changes between volumes, averaged in time.
 
     Parameters
@@ -44,11 +44,14 @@ def dvars(series: np.ndarray, mean: np.ndarray) -> float | None:
         Any series in the unit of `mean`.
     mean : array (region,)
         Mean of each region before cleaning.
+    kept : bool array (time,)
+        Volumes that are not censored; only changes between two of them count.
     """
     usable = np.isfinite(series).all(axis=0) & np.isfinite(mean) & (np.abs(mean) > 0)
-    if not usable.any() or len(series) < 2:
+    pairs = kept[1:] & kept[:-1]
+    if not usable.any() or not pairs.any():
         return None
-    change = np.diff(100 * series[:, usable] / mean[usable], axis=0)
+    change = np.diff(100 * series[:, usable] / mean[usable], axis=0)[pairs]
     return float(np.sqrt((change**2).mean(axis=1)).mean())
 
 

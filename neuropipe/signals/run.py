@@ -22,10 +22,10 @@ class CleanRun:
     ----------
     series : float32 array (sample, region)
         Clean series; NaN columns are missing regions.
-    n_used : int64 array (region,)
-        Voxels behind each region; for ready-made series 1 where there is a column.
-    coverage : float64 array (region,)
-        Share of the region's voxels that were usable.
+    n_used, coverage : arrays (region,)
+        Voxels behind each region, and their share of the region; NaN for ready-made series.
+    tsnr : float64 array (region,)
+        Temporal signal-to-noise before cleaning; NaN for missing regions and ready-made series.
     facts : dict
         What the sidecar says of the run itself, by BIDS-like keys.
     """
@@ -33,6 +33,7 @@ class CleanRun:
     series: np.ndarray
     n_used: np.ndarray
     coverage: np.ndarray
+    tsnr: np.ndarray
     facts: dict[str, Any]
 
 
@@ -56,14 +57,13 @@ def quality_before(confounds: Confounds, t_r: float, settings: Clean) -> dict[st
 
 def clean_run(
     raw: np.ndarray,
-    n_used: np.ndarray,
-    coverage: np.ndarray,
     t_r: float,
     confounds: Confounds,
     settings: Clean,
     limits: Exclude,
     *,
-    has_mean: bool,
+    n_used: np.ndarray | None = None,
+    coverage: np.ndarray | None = None,
 ) -> CleanRun:
     """Clean one run and judge it.
 
@@ -71,27 +71,26 @@ def clean_run(
     ----------
     raw : float64 array (time, region)
         Regional means; NaN for regions without voxels. A volume without any value is censored.
-    n_used, coverage : arrays (region,)
-        Voxels behind each region, and their share of the region.
     t_r : float
         Seconds between volumes.
     confounds : Confounds
         Regressors and censored volumes.
     settings, limits : Clean, Exclude
         Sections of the configuration.
-    has_mean : bool
-        Whether the means are in the image's unit, so that tSNR and percent change mean something.
+    n_used, coverage : arrays (region,), optional
+        Voxels behind each region, and their share of the region. Ready-made series have none; nor are
+        they in the unit of an image, so that tSNR and percent change are not known of them.
 
     Raises
     ------
     RunExcluded
         A rule of `limits` is broken, or too little is left after cleaning.
     """
-    start = confounds.n_leading
+    start, of_image = confounds.n_leading, coverage is not None
     before = quality_before(confounds, t_r, settings)
     quality.check(before, limits)
     raw, censored = raw[start:].copy(), confounds.censored[start:] | ~np.isfinite(raw[start:]).any(axis=1)
-    if limits.min_region_coverage is not None:
+    if of_image and limits.min_region_coverage is not None:
         raw[:, coverage < limits.min_region_coverage] = np.nan
     if not np.isfinite(raw).any():
         raise RunExcluded("no signal", "no region has signal inside the brain mask; look at the image and its mask")
@@ -106,14 +105,18 @@ def clean_run(
         standardize=settings.standardize == "zscore",
         min_degrees_of_freedom=limits.min_degrees_of_freedom or 0,
     )
+    tsnr = quality.tsnr(raw[~censored]) if of_image else np.full(raw.shape[1], np.nan)
+    mean = raw[~censored].mean(axis=0)
     found = before | {
         "censored_share": float(censored.mean()),
         "n_confounds": len(confounds.names),
         "degrees_of_freedom": cleaned.degrees_of_freedom,
         "variance_retained_median": _median(cleaned.variance_retained),
         "n_missing_regions": int(np.isnan(cleaned.series).any(axis=0).sum()),
-        "mean_coverage": float(coverage.mean()) if has_mean else None,
-        **_in_image_units(raw[~censored], cleaned.residual, has_mean),
+        "mean_coverage": float(coverage.mean()) if of_image else None,
+        "tsnr_median": _median(tsnr),
+        "dvars_before_percent": quality.dvars(raw, mean, ~censored) if of_image else None,
+        "dvars_after_percent": quality.dvars(cleaned.residual, mean, ~censored) if of_image else None,
     }
     quality.check(found, limits)
     facts = {
@@ -127,19 +130,14 @@ def clean_run(
         "Source": {"RepetitionTime": t_r, "NumberOfVolumes": len(confounds.censored)},
         "Quality": found,
     }
-    return CleanRun(cleaned.series.astype(np.float32), n_used, coverage, facts)
-
-
-def _in_image_units(raw: np.ndarray, residual: np.ndarray, has_mean: bool) -> dict[str, float | None]:
-    """Return tSNR and DVARS (percent) before and after cleaning, where the series have a mean to compare with."""
-    if not has_mean:
-        return {"tsnr_median": None, "dvars_before_percent": None, "dvars_after_percent": None}
-    mean = raw.mean(axis=0)
-    return {
-        "tsnr_median": _median(quality.tsnr(raw)),
-        "dvars_before_percent": quality.dvars(raw, mean),
-        "dvars_after_percent": quality.dvars(residual, mean),
-    }
+    unknown = np.full(raw.shape[1], np.nan)
+    return CleanRun(
+        series=cleaned.series.astype(np.float32),
+        n_used=unknown if n_used is None else n_used,
+        coverage=unknown if coverage is None else coverage,
+        tsnr=tsnr,
+        facts=facts,
+    )
 
 
 def _median(values: np.ndarray) -> float | None:

@@ -170,9 +170,9 @@ def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dic
     with atomic(folder / path) as temporary:
         np.save(temporary, result.series)
     coverage = job.regions.table[["index", "atlas", "label", "name"]].assign(
-        n_voxels=result.n_used, coverage=result.coverage.round(4)
+        n_voxels=result.n_used, coverage=result.coverage.round(4), tsnr=result.tsnr.round(2)
     )
-    text = coverage.to_csv(sep="\t", index=False, lineterminator="\n")
+    text = coverage.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
     write_text(folder / _with_suffix(stem, "coverage.tsv"), text)
     digest, fingerprint = provenance.sha256(folder / path), job.fingerprint(row)
     inputs = {row["image"]: row["fingerprint"]} if row["offset"] != "n/a" else fingerprints_of(job, row)

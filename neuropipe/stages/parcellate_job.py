@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from neuropipe import config as configuration
@@ -143,9 +142,8 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     means = extract(image, job.root / row["mask"], merged)
     if len(means.series) != n_volumes:
         raise RunExcluded("changed since index", f"{image.name} has {len(means.series)} volumes, not {n_volumes}")
-    result = clean_run(
-        means.series, means.n_used, means.coverage, t_r, confounds, config.clean, config.exclude, has_mean=True
-    )
+    sections = config.clean, config.exclude
+    result = clean_run(means.series, t_r, confounds, *sections, n_used=means.n_used, coverage=means.coverage)
     result.facts["VoxelsWithoutSignal"] = means.n_without_signal
     result.facts["VoxelsOfSeveralAtlases"] = merged.n_overlapping
     return result
@@ -155,10 +153,5 @@ def _process_series(job: Job, row: dict[str, str]) -> CleanRun:
     table, names = series_tables.read_run(job.root, row)
     regions = job.regions.table
     raw = series_tables.align(table, names, regions["label"].tolist(), regions["name"].tolist())
-    there = np.isfinite(raw).any(axis=0)
     none = without_confounds(len(raw))
-    config = job.config
-    t_r = float(row["t_r"])
-    return clean_run(
-        raw, there.astype(np.int64), there.astype(float), t_r, none, config.clean, config.exclude, has_mean=False
-    )
+    return clean_run(raw, float(row["t_r"]), none, job.config.clean, job.config.exclude)

@@ -17,7 +17,7 @@ from neuropipe.errors import RunExcluded
 from neuropipe.signals import extract as extraction
 from neuropipe.signals import images
 from neuropipe.signals.atlases import Atlas
-from neuropipe.signals.extract import extract
+from neuropipe.signals.extract import extract, grid_of
 from neuropipe.signals.grids import Merged, merge
 
 SHAPE = (12, 10, 9)
@@ -43,9 +43,9 @@ def mask(rng: np.random.Generator) -> np.ndarray:
     return rng.random(SHAPE) > 0.3
 
 
-def atlas_of(labels: np.ndarray) -> Merged:
+def atlas_of(labels: np.ndarray, shape: tuple[int, ...] = SHAPE, affine: np.ndarray = AFFINE) -> Merged:
     table = pd.DataFrame({"value": range(1, 9), "name": [f"r{n}" for n in range(1, 9)]})
-    return merge([Atlas("toy", "MNI", table, labels.astype(np.int32), AFFINE, "")], SHAPE, AFFINE)
+    return merge([Atlas("toy", "MNI", table, labels.astype(np.int32), AFFINE, "")], shape, affine)
 
 
 def save(path: Path, data: np.ndarray, dtype: str = "float32", scaling: tuple[float, float] | None = None) -> Path:
@@ -227,6 +227,24 @@ def test_files_that_are_no_images(tmp_path: Path, labels: np.ndarray) -> None:
         with pytest.raises(RunExcluded, match=reason) as error:
             extract(path, None, atlas_of(labels))
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_damaged_header_never_crashes(tmp_path: Path, labels: np.ndarray, suffix: str) -> None:
+    """Every bit of every field that says size, type, place or scale, and some others, in a stream that is whole."""
+    content = save(tmp_path / "whole.nii", np.ones((*SHAPE, 3)), "int16").read_bytes()
+    image = tmp_path / f"bold{suffix}"
+    always_refused = {*range(0, 4), *range(40, 50), *range(344, 347)}  # size of the header, shape, magic
+    for position in (*always_refused, *range(50, 56), *range(70, 76), *range(108, 120), *range(252, 340, 3)):
+        for bit in range(8):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << bit
+            image.write_bytes(gzip.compress(bytes(flipped), 1) if suffix == ".nii.gz" else bytes(flipped))
+            try:
+                extract(image, None, atlas_of(labels, *grid_of(image)))
+            except RunExcluded:
+                continue
+            assert position not in always_refused, (position, bit)
 
 
 def test_a_mask_that_is_shifted_by_half_a_voxel(tmp_path: Path, labels: np.ndarray) -> None:

@@ -31,8 +31,12 @@ def test_dvars_in_percent() -> None:
     """Regions that jump by 1 and 2 percent at every volume: the root mean square is sqrt(2.5) percent."""
     sign = np.where(np.arange(10) % 2, 0.5, -0.5)
     series = np.stack([1000 + 10 * sign, 200 + 4 * sign, np.full(10, np.nan)], axis=1)
-    assert quality.dvars(series, np.array([1000, 200, np.nan])) == pytest.approx(np.sqrt(2.5))
-    assert quality.dvars(series[:1], np.array([1000, 200, np.nan])) is None
+    mean, kept = np.array([1000, 200, np.nan]), np.ones(10, dtype=bool)
+    assert quality.dvars(series, mean, kept) == pytest.approx(np.sqrt(2.5))
+    series[4] += 500  # a censored volume spoils neither of its two changes
+    kept[4] = False
+    assert quality.dvars(series, mean, kept) == pytest.approx(np.sqrt(2.5))
+    assert quality.dvars(series[:1], mean, kept[:1]) is None
 
 
 GOOD = {"duration_s": 300.0, "mean_fd_mm": 0.2, "censored_share": 0.1, "high_motion_share": 0.1, "n_missing_regions": 3}

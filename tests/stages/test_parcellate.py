@@ -108,7 +108,7 @@ def test_products_of_a_run(study: TinyStudy) -> None:
     needed = "mean_fd_mm max_fd_mm censored_share n_confounds degrees_of_freedom tsnr_median n_missing_regions "
     assert set(f"{needed} duration_s mean_coverage".split()) <= set(about["Quality"])
     assert about["Quality"]["mean_fd_mm"] == pytest.approx(0.1) and about["Quality"]["n_confounds"] == 24
-    assert list(coverage) == ["index", "atlas", "label", "name", "n_voxels", "coverage"]
+    assert list(coverage) == ["index", "atlas", "label", "name", "n_voxels", "coverage", "tsnr"]
     assert (coverage["coverage"] == 1).all() and (coverage["n_voxels"] == 8).all()
     folder = results(study) / "derivatives" / "tiny"
     regions = Regions.read(folder / "regions.tsv")

@@ -58,6 +58,8 @@ def test_tables_are_filtered_resampled_and_standardised(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "s" / receipt["products"][0]["path"]).with_suffix(".json").read_text())
     assert about["Quality"]["mean_fd_mm"] is None and about["Quality"]["n_missing_regions"] == 1
     assert about["Inputs"].keys() == {"A_001_rois.1D"}
+    coverage = read_tsv(tmp_path / "s" / receipt["products"][0]["path"].replace("timeseries.npy", "coverage.tsv"))
+    assert set(coverage["coverage"]) == set(coverage["n_voxels"]) == {"n/a"}
 
 
 def test_volumes_without_any_value_are_censored(tmp_path: Path) -> None:

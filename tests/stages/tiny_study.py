@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ class TinyStudy:
         stem = "_".join(f"{k}-{v}" for k, v in keys.items() if v is not None)
         grid = f"_space-{space}" + (f"_res-{res}" if res else "")
         folder = self.func(subject, session)
-        rng = np.random.default_rng(abs(hash(stem)) % 2**32)
+        rng = np.random.default_rng(zlib.crc32(stem.encode()))
         data = 1000 + 20 * rng.normal(size=(*SHAPE, n_volumes)).cumsum(axis=3) / np.sqrt(n_volumes)
         image = folder / f"{stem}{grid}_desc-preproc_bold.nii.gz"
         save(image, data.astype(np.float32), header_t_r if header_t_r is not None else t_r, unit)
