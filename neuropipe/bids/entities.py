@@ -51,10 +51,14 @@ def parse(path: str) -> dict[str, str]:
     """
     from bids.layout import parse_file_entities
 
-    pairs, suffix, extension = split_name(PurePosixPath(path).name)
     found = {key: str(value) for key, value in parse_file_entities(f"/{path}", entities=_pybids_entities()).items()}
-    whole = {LONG.get(key, key): value for key, value in pairs.items()}
-    return found | whole | {"suffix": suffix, "extension": extension}
+    return found | of_name(PurePosixPath(path).name)
+
+
+def of_name(name: str) -> dict[str, str]:
+    """Return what a file name alone says, by pybids' names: a hundred times faster than asking pybids."""
+    pairs, suffix, extension = split_name(name)
+    return {LONG.get(key, key): value for key, value in pairs.items()} | {"suffix": suffix, "extension": extension}
 
 
 def split_name(name: str) -> tuple[dict[str, str], str, str]:

@@ -20,7 +20,7 @@ IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 CONFOUNDS = (("confounds", "timeseries"), ("confounds", "regressors"))
 T_R_TOLERANCE = 0.01
 # What makes a file one part of a run (an echo, a phase image, a surface) rather than the run itself.
-PARTS = ("echo", "part", "hemi", "den")
+PARTS = ("echo", "hemi", "den")
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,7 @@ def _find_in_folder(
                 raise RunExcluded(
                     "ambiguous", f"{len(fitting)} files for one run: {', '.join(fitting)}; narrow select (e.g. res: 2)"
                 )
-            name, parsed = next(iter(fitting.items()))
-            found.runs.append(_run(sidecars, folder, name, parsed, run_id))
+            found.runs.append(_run(sidecars, folder, next(iter(fitting)), run_id))
         except RunExcluded as reason:
             for name in fitting or files:
                 path = f"{folder.path}/{name}"
@@ -140,32 +139,27 @@ def _find_in_folder(
 
 def _candidates(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
     """Return run id -> file name -> entities of the images that fit `wanted` in all but space and resolution."""
-    elsewhere = {k: v for k, v in wanted.items() if k not in ("space", "res")} | {"suffix": "bold"}
-    elsewhere = {"desc": "preproc"} | dict.fromkeys(PARTS) | elsewhere
-    if "part" not in wanted:
-        elsewhere["part"] = [None, "mag"]
-    # Of a dozen images per run one is meant: the name alone tells, before pybids takes its time.
-    in_name = {key: elsewhere[key] for key in ("desc", *PARTS)}
+    elsewhere = {k: v for k, v in wanted.items() if k not in ("space", "res")}
+    elsewhere = {"desc": "preproc", "suffix": "bold", "part": [None, "mag"]} | elsewhere
+    elsewhere = dict.fromkeys(PARTS) | elsewhere
     runs: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     for name in folder.names:
-        if not name.endswith(IMAGE_EXTENSIONS):
-            continue
-        pairs, suffix, _ = entities.split_name(name)
-        if suffix == elsewhere["suffix"] and entities.matches(pairs, in_name):
-            parsed = entities.parse(f"{folder.path}/{name}")
-            if entities.matches(parsed, elsewhere):
-                runs[entities.run_key(name)][name] = parsed
+        if name.endswith(IMAGE_EXTENSIONS):
+            # Of a dozen images per run one is meant: the name alone tells, before pybids takes its time.
+            said = entities.of_name(name) | {"datatype": "func"}
+            if entities.matches(said, elsewhere):
+                runs[entities.run_key(name)][name] = said
     return runs
 
 
-def _run(sidecars: Sidecars, folder: Folder, name: str, parsed: Mapping[str, str], run_id: str) -> dict[str, str]:
+def _run(sidecars: Sidecars, folder: Folder, name: str, run_id: str) -> dict[str, str]:
     """Return the manifest row of one image; raise `RunExcluded` where something that belongs to it is missing."""
     root, image = sidecars.root, f"{folder.path}/{name}"
     mask = f"{folder.path}/{_companion_mask(folder, name, run_id)}"
     confounds = f"{folder.path}/{_companion_confounds(folder, run_id)}"
     for path in (image, mask, confounds):
         check_fetched(root / path)
-    header = headers.read(root / image)
+    header, parsed = headers.read(root / image), entities.parse(image)
     row = {
         "run_id": run_id,
         "participant_id": f"sub-{parsed['subject']}",
