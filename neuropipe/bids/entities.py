@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import PurePosixPath
@@ -109,8 +108,3 @@ def matches(entities: Mapping[str, str], select: Mapping[str, Any]) -> bool:
 def participant_id(label: str) -> str:
     """Return a subject label with the prefix ``sub-``; the label itself is text and never changed."""
     return label if label.startswith("sub-") else f"sub-{label}"
-
-
-def file_label(text: str) -> str:
-    """Return `text` with everything removed that a BIDS label may not hold."""
-    return re.sub(r"[^A-Za-z0-9]", "", text)

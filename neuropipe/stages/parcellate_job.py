@@ -22,6 +22,8 @@ from neuropipe.signals.grids import Merged, merge
 from neuropipe.signals.regions import Regions
 from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
 
+GRIDS_KEPT = 4  # a few MB each; runs whose affines differ in the last digits must not fill the memory
+
 
 @dataclass
 class Job:
@@ -42,7 +44,7 @@ class Job:
     settings : dict
         Everything that decides what a product looks like; its hash is part of every fingerprint.
     grids : dict
-        Atlases merged on the grids seen so far.
+        Atlases merged on the last grids seen.
     """
 
     dataset: str
@@ -60,10 +62,11 @@ class Job:
         if dataset not in config.datasets:
             raise ConfigError(f"{path} has no dataset {dataset!r}; known: {', '.join(config.datasets)}.")
         section = config.datasets[dataset]
-        atlases = [] if section.kind == "series" else [atlas_files.load(spec) for spec in config.atlases]
         if section.kind == "series":
-            regions = atlas_files.regions_of_series(section.atlas, section.regions)
+            atlases, regions = [], atlas_files.regions_of_series(section.atlas, section.regions)
         else:
+            atlas_files.common_space(config.atlases)
+            atlases = [atlas_files.load(spec) for spec in config.atlases]
             regions = atlas_files.regions(atlases)
         settings = {
             "clean": config.clean.model_dump(),
@@ -81,6 +84,8 @@ class Job:
         shape, affine = grid_of(image)
         key = (shape[:3], affine.tobytes())
         if key not in self.grids:
+            if len(self.grids) >= GRIDS_KEPT:
+                self.grids.pop(next(iter(self.grids)))
             self.grids[key] = merge(self.atlases, shape, affine)
         return self.grids[key]
 
