@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -53,6 +54,8 @@ def _command_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    # Threads that wait by spinning bring a machine with more jobs than cores to a halt; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module = import_module(COMMANDS[name][0])
     parsed = vars(_command_parser(name, module).parse_args(arguments))
     debug = parsed.pop("debug")

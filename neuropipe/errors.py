@@ -1,13 +1,13 @@
 """The errors that a user can mend, and the one that leaves a single run out.
 
-    NeuropipeError            exit code 2, one clear line, no traceback unless --debug
-    ├── ConfigError           a study or recipe file says something impossible
-    ├── InputError            a file is missing, truncated, of the wrong type or shape
-    │   └── AtlasError        an atlas is unknown, unfetched, altered or in another space
-    ├── SplitError            a split cannot be made, or leaks
-    ├── CheckpointError       weights do not fit the model, or were made for other regions
-    └── LockedError           another process is writing the same product
-    RunExcluded               one run cannot be used: it is written to ``excluded.tsv`` and the others go on
+NeuropipeError            exit code 2, one clear line, no traceback unless --debug
+├── ConfigError           a study or recipe file says something impossible
+├── InputError            a file is missing, truncated, of the wrong type or shape
+│   └── AtlasError        an atlas is unknown, unfetched, altered or in another space
+├── SplitError            a split cannot be made, or leaks
+├── CheckpointError       weights do not fit the model, or were made for other regions
+└── LockedError           another process is writing the same product
+RunExcluded               one run cannot be used: it is written to ``excluded.tsv`` and the others go on
 """
 
 from __future__ import annotations

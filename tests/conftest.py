@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from neuropipe.paths import Study
 from neuropipe.shards import manifest
@@ -16,6 +17,10 @@ from neuropipe.shards.read import Shards
 from neuropipe.shards.sample import Sample, pack
 from neuropipe.shards.write import write_tar
 from neuropipe.signals.regions import Regions
+
+# Tests run side by side; threads that wait for each other on busy cores make them ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from neuropipe.data import order
 from neuropipe.data.batch import Batch
+from neuropipe.data.clips import clip_starts
 from neuropipe.data.labels import recordings
 from neuropipe.models.base import ClipSpec
 from neuropipe.shards.read import Shards
@@ -126,15 +127,12 @@ class Source:
         people = order.batch_people(self.n_people, batch_size, seed, step)
         rng = order.step_rng(seed, step)
         chosen = np.array([rng.choice(self.of_person[person]) for person in people])
-        free = np.maximum(self.lengths[chosen] - spec.n_samples, 0)
-        if spec.starts == "regular":
-            starts = np.stack([np.linspace(0, f, spec.n_views).astype(np.int64) for f in free], axis=1).T
-        else:
-            starts = rng.integers(0, free + 1, size=(spec.n_views, len(chosen)))
+        starts = np.stack(
+            [clip_starts(self.lengths[i], spec.n_samples, spec.n_views, spec.starts, rng) for i in chosen], axis=1
+        )  # (view, person)
         return self.cut(np.tile(chosen, spec.n_views), starts.reshape(-1), spec.n_samples, spec.n_views)
 
     def evaluation_clips(self, i: int, n_samples: int, n_clips: int) -> Batch:
         """Return at most `n_clips` evenly spaced clips of recording `i`, fewer where it is short."""
-        free = max(int(self.lengths[i]) - n_samples, 0)
-        starts = np.unique(np.linspace(0, free, n_clips).astype(np.int64))
+        starts = np.unique(clip_starts(self.lengths[i], n_samples, n_clips, "regular"))
         return self.cut(np.full(len(starts), i), starts, n_samples)

@@ -62,7 +62,7 @@ class Effects:
 
     diagnosis_step: float = 0.36
     """Patients minus controls in each of `DIAGNOSIS_PAIRS`, times its sign."""
-    age_slope: float = 0.17
+    age_slope: float = 0.21
     """Change per standard deviation of age (`AGE_SD` years) in each of `AGE_PAIRS`, times its sign."""
     diagnosis_spread: float = 0.20
     """Standard deviation between people along the unit vector of `DIAGNOSIS_PAIRS`, diagnosis apart."""

@@ -45,9 +45,9 @@ class Site:
 
 
 SITES = (
-    Site("alder", t_r=2.0, n_volumes=200, n_pairs=10, gain=1.0, noise_percent=1.2),
-    Site("birch", t_r=1.5, n_volumes=270, n_pairs=8, gain=0.7, noise_percent=1.4),
-    Site("cedar", t_r=2.5, n_volumes=160, n_pairs=6, gain=1.6, noise_percent=1.3, n_unsteady=1),
+    Site("alder", t_r=2.0, n_volumes=320, n_pairs=10, gain=1.0, noise_percent=1.2),
+    Site("birch", t_r=1.5, n_volumes=425, n_pairs=8, gain=0.7, noise_percent=1.4),
+    Site("cedar", t_r=2.5, n_volumes=255, n_pairs=6, gain=1.6, noise_percent=1.3, n_unsteady=1),
 )
 
 

@@ -12,9 +12,6 @@ from neuropipe.locks import lock
 from neuropipe.shards import hdf5
 from neuropipe.shards.read import Shards
 
-# Names that the published code gives to the three atlases; others keep their catalogue id.
-SLOTS = {"schaefer400-7n": "schaefer400", "tian-s3": "tian3", "buckner7": "buckner7"}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``neuropipe hdf5``."""
@@ -47,5 +44,5 @@ def run(*, shards: Path, participants: Path | None, output: Path) -> None:
             regions=source.regions,
             subject_ids=ids,
             labels={name: _label(people[name]) for name in people},
-            slots={atlas: SLOTS.get(atlas, atlas) for atlas in source.regions.atlases},
+            slots={atlas: hdf5.SLOTS.get(atlas, atlas) for atlas in source.regions.atlases},
         )
