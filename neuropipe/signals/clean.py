@@ -1,9 +1,10 @@
 """Cleaning of regional series: filter, regression and censoring as one projection, then resampling.
 
 A run of T volumes is written in the T discrete cosines of its length, whose frequencies are
-k / (2 T t_r). Constant, linear trend, the cosines outside the pass-band (the stop-band), confounds
-and one spike per censored volume are regressed together, by one least squares fit; with a spike per
-censored volume the fit is that of the kept volumes. Because all of it is one projection, filtering
+k / (2 T t_r). Constant, the cosines outside the pass-band (the stop-band), confounds and one spike
+per censored volume are regressed together, by one least squares fit; with a spike per censored
+volume the fit is that of the kept volumes. Slow cosines take the place of a linear trend, as in SPM
+and fMRIPrep; where no high-pass is asked for, the trend is regressed itself. Because all of it is one projection, filtering
 cannot bring back what regression took out, nor the reverse (Lindquist et al. 2019, Human Brain
 Mapping 40:2358). AFNI's 3dTproject does the same with a Fourier basis.
 
@@ -42,7 +43,7 @@ class Cleaned:
     t_r : float
         Seconds between samples.
     degrees_of_freedom : int
-        Pass-band cosines minus independent regressors (trend, confounds and spikes) among them.
+        Pass-band cosines minus independent regressors (confounds and spikes) among them.
     pass_band : tuple of float
         Lowest and highest frequency kept, in Hz.
     variance_retained : float64 array (region,)
@@ -128,13 +129,13 @@ def clean(
         )
     k, frequency = pass_band(n_volumes, t_r, high_pass, low_pass, target)
     basis = cosines(k, np.arange(n_volumes), n_volumes)
-    noise = _noise_space(n_volumes, k, regressors, basis[censored].T)
+    noise = _noise_space(n_volumes, k, regressors, basis[censored].T, trend=high_pass is None)
     degrees = len(k) - noise.shape[1]
     if degrees < max(min_degrees_of_freedom, 1):
         raise RunExcluded(
             "degrees of freedom",
             f"expected at least {max(min_degrees_of_freedom, 1):g}, found {degrees} of {n_volumes}: the pass-band has "
-            f"{len(k)}, {regressors.shape[1]} confounds, {int(censored.sum())} censored volumes and the trend take "
+            f"{len(k)}, {regressors.shape[1]} confounds and {int(censored.sum())} censored volumes take "
             f"{noise.shape[1]} of them; choose a leaner clean.strategy, a wider band, or lower the limit",
         )
     valid = _varying(series, censored)
@@ -177,7 +178,7 @@ def _check_length(n_kept: int, t_r: float, high_pass: float | None) -> None:
 
 
 def _noise_space(
-    n_volumes: int, k: np.ndarray, regressors: np.ndarray, spikes: np.ndarray, trend: bool = True
+    n_volumes: int, k: np.ndarray, regressors: np.ndarray, spikes: np.ndarray, *, trend: bool
 ) -> np.ndarray:
     """Return an orthonormal basis (k, rank) of what trend, regressors and spikes are in the pass-band."""
     line = np.arange(n_volumes, dtype=np.float64)[:, None]

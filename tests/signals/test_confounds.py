@@ -146,7 +146,7 @@ def test_a_published_table_cleans_a_run(published_data: Path) -> None:
     )
     centred = found.regressors - found.regressors.mean(axis=0)
     assert np.abs(centred.T @ result.residual).max() < 1e-6 * np.abs(centred.T @ series).max()
-    assert result.degrees_of_freedom == 73 - 25  # cosines 8..80 of 200 volumes; 24 parameters and the trend
+    assert result.degrees_of_freedom == 73 - 24  # cosines 8..80 of 200 volumes; 24 parameters
 
 
 @pytest.mark.realdata

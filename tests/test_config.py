@@ -1,0 +1,97 @@
+"""The configuration: every mistake at once, by its dotted path, with the nearest known key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuropipe import config
+from neuropipe.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = [ROOT / "config.yaml", *sorted((ROOT / "workflow" / "studies").glob("*.yaml"))]
+
+
+@pytest.fixture
+def content() -> dict:
+    return config.read_yaml(ROOT / "config.yaml")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_every_study_that_ships_is_valid(path):
+    study = config.load(path)
+    assert study.tasks and study.splits
+    for recipe in study.pretrain:
+        assert study.recipe_path(recipe).is_file()
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
+def test_every_study_matches_the_committed_schema(path):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((ROOT / "workflow" / "schemas" / "config.schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+
+
+def test_all_mistakes_come_in_one_message(content):
+    content["datset"] = {}
+    content["clean"]["hi_pass"] = 0.01
+    content["datasets"]["demo"]["n_chunk"] = 2
+    content["tasks"]["age"]["split"] = "man"
+    content["splits"]["main"]["test"] = 3.4
+    content["clean"]["strategy"] = "25P"
+    with pytest.raises(ConfigError) as caught:
+        config.parse(content, "my.yaml")
+    message = str(caught.value)
+    assert message.startswith("my.yaml has 6 mistakes:")
+    for part in (
+        "datset: unknown key; found 'datset', did you mean 'datasets'?",
+        "clean.hi_pass: unknown key; found 'hi_pass', did you mean 'high_pass'?",
+        "datasets.demo.n_chunk: unknown key; found 'n_chunk', did you mean 'n_chunks'?",
+        "tasks.age.split: found 'man', did you mean 'main'?",
+        "splits.main.test: a share lies between 0 and 1",
+        "clean.strategy: input should be 'none', 'simple'",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda c: c["tasks"]["diagnosis"].pop("positive"), "tasks.diagnosis: a binary task needs positive"),
+        (lambda c: c["splits"]["main"].pop("test"), "splits.main: scheme holdout needs test"),
+        (lambda c: c["clean"].update(high_pass=0.2), r"high_pass \(0.2 Hz\) must lie below low_pass"),
+        (lambda c: c["pretrain"]["semantoks-demo"].update(people="external"), "external means datasets that no task"),
+        (lambda c: c["pretrain"]["semantoks-demo"].update(splits=["other"]), "semantoks-demo.splits: found 'other'"),
+        (lambda c: c.pop("atlases"), "needs at least one atlas"),
+        (lambda c: c.pop("study"), "study: required"),
+        (lambda c: c.update(study="../up"), "study: string should match"),
+        (lambda c: c["datasets"]["demo"].update(kind="nifti"), "datasets.demo.kind: input should be"),
+    ],
+)
+def test_each_mistake_is_named(content, change, expected):
+    change(content)
+    with pytest.raises(ConfigError, match=expected):
+        config.parse(content)
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    with pytest.raises(ConfigError, match="No file"):
+        config.load(tmp_path / "absent.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    with pytest.raises(ConfigError, match="must hold a mapping"):
+        config.load(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        config.load(tmp_path / "broken.yaml")
+
+
+def test_environment_variables_in_paths(monkeypatch):
+    monkeypatch.setenv("SOMEWHERE", "/data")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    assert config.expand("${SOMEWHERE}/x") == "/data/x"
+    assert config.expand("${NOWHERE:-../here}/x") == "../here/x"
+    with pytest.raises(ConfigError, match="NOWHERE"):
+        config.expand("${NOWHERE}/x")
