@@ -19,7 +19,7 @@ from neuropipe.paths import write_text
 # Bumped when a stage's output changes meaning; part of every rule's params, so that its jobs rerun.
 STAGE_VERSIONS = {
     "index": 1,
-    "parcellate": 1,
+    "parcellate": 2,
     "shard": 1,
     "collect": 1,
     "split": 1,
