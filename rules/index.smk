@@ -1,11 +1,10 @@
 # `snakemake index` always rescans; a manifest is rewritten only where its content changed.
+# It has no benchmark: one that is there would count as a product, and nothing would be done.
 
 
 rule index:
     log:
         f"{graph.root}/logs/index.log",
-    benchmark:
-        f"{graph.root}/benchmarks/index.tsv"
     conda:
         "../envs/neuropipe.yaml"
     resources:

@@ -24,7 +24,7 @@ from neuropipe import provenance
 from neuropipe.bids.index import exclusion, read_tsv
 from neuropipe.errors import ConfigError, RunExcluded
 from neuropipe.locks import lock
-from neuropipe.paths import Study, atomic, write_if_changed, write_text
+from neuropipe.paths import Study, atomic, remove_partial, write_if_changed, write_text
 from neuropipe.signals.run import CleanRun
 from neuropipe.stages.parcellate_job import Job, attempt, fingerprints_of
 from neuropipe.train.progress import Progress
@@ -167,6 +167,8 @@ def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dic
     stem = _stem(job, row)
     path, sidecar = _with_suffix(stem, "timeseries.npy"), _with_suffix(stem, "timeseries.json")
     (folder / sidecar).unlink(missing_ok=True)  # an older run's sidecar must not vouch for new data
+    for suffix in ("timeseries.npy", "timeseries.json", "coverage.tsv"):
+        remove_partial(folder / _with_suffix(stem, suffix))
     with atomic(folder / path) as temporary:
         np.save(temporary, result.series)
     coverage = job.regions.table[["index", "atlas", "label", "name"]].assign(

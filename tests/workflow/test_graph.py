@@ -1,0 +1,80 @@
+"""The graph as it is planned: dry runs, profiles, style; nothing is computed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neuropipe.errors import ConfigError
+from neuropipe.workflow import Graph, config_path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Return the table of job counts that a dry run prints."""
+    lines = iter(output.splitlines())
+    for line in lines:
+        if line.startswith("Job stats"):
+            next(lines), next(lines)
+            break
+    counts = {}
+    for line in lines:
+        if not line.strip():
+            break
+        name, count = line.split()
+        counts[name] = int(count)
+    return counts
+
+
+def test_the_whole_line_is_a_few_jobs_and_explains_itself(workplace, command):
+    done = command(workplace, "snakemake", "-n")
+    expected = {"parcellate": 4, "shard": 4, "collect": 1, "hdf5": 1, "split": 1, "pretrain": 1, "embed": 1}
+    expected |= {"probe": 2, "baselines": 2, "evaluate": 1, "report": 1, "index_demo": 1, "all": 1}
+    assert jobs(done.stdout + done.stderr) == expected | {"total": 21}
+    assert "Reasons:" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
+def test_cluster_profiles_pass_a_dry_run(workplace, command, profile):
+    done = command(workplace, "snakemake", "-n", "--profile", f"profiles/{profile}")
+    assert jobs(done.stdout + done.stderr)["total"] == 21
+
+
+def test_lint_and_format(command):
+    assert "good condition" in command(ROOT, "snakemake", "--lint").stderr
+    command(ROOT, "snakefmt", "--check", "Snakefile", "rules")
+
+
+def test_a_mistake_in_the_config_is_told_before_anything_runs(workplace, command):
+    content = yaml.safe_load((workplace / "config.yaml").read_text())
+    content["clean"]["hi_pass"] = 0.01
+    (workplace / "config.yaml").write_text(yaml.safe_dump(content))
+    done = command(workplace, "snakemake", "-n", expect=1)
+    assert "clean.hi_pass: unknown key" in done.stdout and "did you mean 'high_pass'" in done.stdout
+
+
+def test_one_file_is_one_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_path([]) == Path("config.yaml")
+    assert config_path([tmp_path / "a" / "b.yaml"]) == Path("a/b.yaml")
+    assert config_path(["/elsewhere/b.yaml"]) == Path("/elsewhere/b.yaml")
+    with pytest.raises(ConfigError, match="One --configfile is one study"):
+        config_path(["a.yaml", "b.yaml"])
+
+
+def test_a_recipe_is_judged_where_the_config_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    graph = Graph("workflow/studies/abide_series.yaml")
+    assert graph.models("autism-transfer") == [("semantoks-abide", 0)]
+    assert graph.models("autism") == []
+    assert not any("tasks/autism/probe" in path for path in graph.predictions())
+
+
+def test_parameters_follow_the_config_sections_and_nothing_else():
+    graph = Graph(ROOT / "config.yaml")
+    clean = graph.config.clean
+    assert graph.params("parcellate", clean) == graph.params("parcellate", clean.model_copy())
+    assert graph.params("parcellate", clean) != graph.params("parcellate", clean.model_copy(update={"low_pass": 0.08}))
