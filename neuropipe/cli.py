@@ -68,6 +68,11 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         print(f"neuropipe {name}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a missing file, a full disk, a folder that cannot be written
+        if debug or error.filename is None:
+            raise
+        print(f"neuropipe {name}: {error.filename}: {error.strerror}; check the path and its disk.", file=sys.stderr)
+        return NeuropipeError.exit_code
     for line in getattr(result, "lines", []):
         print(line)
     return getattr(result, "exit_code", 0)

@@ -9,11 +9,13 @@ import sys
 import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from neuropipe import __version__
+from neuropipe.errors import InputError
 from neuropipe.paths import write_text
 
 # Bumped when a stage's output changes meaning; part of every rule's params, so that its jobs rerun.
@@ -27,7 +29,7 @@ STAGE_VERSIONS = {
     "embed": 1,
     "probe": 1,
     "baselines": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "report": 1,
 }
 
@@ -68,14 +70,19 @@ def fingerprint(path: str | Path) -> str:
         return f"{size}-{zlib.crc32(handle.read(), crc):08x}"
 
 
+@cache
+def _version(package: str) -> str | None:
+    """Return a package's installed version; looking it up costs milliseconds, and sidecars ask often."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def versions(packages: Iterable[str] = ()) -> dict[str, str]:
     """Return the versions of Python, neuropipe and `packages` (those that are installed)."""
     found = {"python": platform.python_version(), "neuropipe": __version__}
-    for name in packages:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
+    found |= {name: version for name in packages if (version := _version(name))}
     return found
 
 
@@ -124,5 +131,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file; one that is damaged is named."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}. Mend it, or delete it and run again.") from error

@@ -14,7 +14,13 @@ import pytest
 from neuropipe.errors import LockedError
 from neuropipe.locks import STALE_AFTER_S, lock
 
-HOLD = "import sys, time; from neuropipe.locks import lock\nwith lock(sys.argv[1]):\n print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from neuropipe.locks import lock
+with lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
 def hold(path):

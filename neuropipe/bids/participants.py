@@ -42,7 +42,7 @@ def _is_raw_root(folder: Path) -> bool:
         return False
     try:
         return read_json(description).get("DatasetType", "raw") == "raw"
-    except (ValueError, AttributeError):  # a broken description says nothing: keep looking
+    except (InputError, AttributeError):  # a broken description says nothing: keep looking
         return False
 
 

@@ -24,12 +24,20 @@ def write_parquet(path: str | Path, table: pd.DataFrame) -> None:
         table.to_parquet(temporary, index=False)
 
 
+def read_parquet(path: str | Path) -> pd.DataFrame:
+    """Read a parquet table; one that is damaged is named."""
+    try:
+        return pd.read_parquet(path)
+    except ValueError as error:  # pyarrow's ArrowInvalid
+        raise InputError(f"{path} is no readable parquet table: {error}. Delete it and run again.") from error
+
+
 def read(path: str | Path) -> pd.DataFrame:
     """Read a manifest and check that it has every column."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"No manifest at {path}; run `neuropipe collect` (or `snakemake shards_<dataset>`) first.")
-    table = pd.read_parquet(path)
+    table = read_parquet(path)
     if missing := [column for column in MANIFEST_COLUMNS if column not in table]:
         raise InputError(
             f"{path} lacks the columns {missing}; it was not written by neuropipe, or by an older version."

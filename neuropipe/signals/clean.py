@@ -4,9 +4,9 @@ A run of T volumes is written in the T discrete cosines of its length, whose fre
 k / (2 T t_r). Constant, the cosines outside the pass-band (the stop-band), confounds and one spike
 per censored volume are regressed together, by one least squares fit; with a spike per censored
 volume the fit is that of the kept volumes. Slow cosines take the place of a linear trend, as in SPM
-and fMRIPrep; where no high-pass is asked for, the trend is regressed itself. Because all of it is one projection, filtering
-cannot bring back what regression took out, nor the reverse (Lindquist et al. 2019, Human Brain
-Mapping 40:2358). AFNI's 3dTproject does the same with a Fourier basis.
+and fMRIPrep; where no high-pass is asked for, the trend is regressed itself. Because all of it is
+one projection, filtering cannot bring back what regression took out, nor the reverse (Lindquist et
+al. 2019, Human Brain Mapping 40:2358). AFNI's 3dTproject does the same with a Fourier basis.
 
 What remains is a sum of pass-band cosines, hence known at any time, so that resampling to a common
 repetition time is exact and free of aliasing.

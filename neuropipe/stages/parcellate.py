@@ -22,7 +22,7 @@ import numpy as np
 
 from neuropipe import provenance
 from neuropipe.bids.index import exclusion, read_tsv
-from neuropipe.errors import ConfigError, RunExcluded
+from neuropipe.errors import ConfigError, InputError, RunExcluded
 from neuropipe.locks import lock
 from neuropipe.paths import Study, atomic, remove_partial, write_if_changed, write_text
 from neuropipe.signals.run import CleanRun
@@ -153,7 +153,7 @@ def _finished(job: Job, row: dict[str, str], folder: Path) -> dict[str, str] | N
     try:
         about = provenance.read_json(sidecar)
         fits = about["RunFingerprint"] == job.fingerprint(row) and about["Sha256"] == provenance.sha256(folder / path)
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or not whole: made again
+    except (OSError, InputError, KeyError, TypeError):  # not there, or not whole: made again
         return None
     return _entry(row, path, about["Sha256"], about["RunFingerprint"]) if fits else None
 

@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 
 from neuropipe import config as configuration
-from neuropipe.errors import SplitError
+from neuropipe.errors import ConfigError, SplitError
 from neuropipe.locks import lock
 from neuropipe.paths import Study
 from neuropipe.provenance import STAGE_VERSIONS, describe, hash_json, read_json, sha256, write_json
+from neuropipe.shards.manifest import read_parquet, write_parquet
 
 log = logging.getLogger("neuropipe")
 
@@ -77,7 +78,6 @@ def _train(
     from neuropipe.data import networks
     from neuropipe.data.source import Source
     from neuropipe.hub import export
-    from neuropipe.shards.manifest import write_parquet
     from neuropipe.shards.read import Shards
     from neuropipe.train import loop, recipe
 
@@ -143,8 +143,11 @@ def run(
     from neuropipe.train import devices
 
     study_config = configuration.load(config)
+    if recipe not in study_config.pretrain:
+        known = ", ".join(study_config.pretrain) or "none"
+        raise ConfigError(f"{config} has no recipe {recipe!r} under pretrain:; known: {known}.")
     item, recipe_path = study_config.pretrain[recipe], study_config.recipe_path(recipe)
-    tables = {path.name: pd.read_parquet(path / "splits.parquet") for path in splits}
+    tables = {path.name: read_parquet(path / "splits.parquet") for path in splits}
     provenance = describe("pretrain", inputs={recipe_path.name: sha256(recipe_path)}, packages=("torch", "numpy"))
     facts = {
         "recipe": recipe,

@@ -79,8 +79,11 @@ def summary(*runs: pd.DataFrame, nulls: pd.DataFrame = NO_NULLS, draws: int = 30
     return summarise(pd.concat(runs, ignore_index=True), nulls, draws=draws, seed=0)
 
 
-def row(metrics: pd.DataFrame, system: str, metric: str = "auroc", fold: str = "mean") -> pd.Series:
+def row(
+    metrics: pd.DataFrame, system: str, metric: str = "auroc", fold: str = "mean", reference: str | None = None
+) -> pd.Series:
     found = metrics[(metrics["system"] == system) & (metrics["metric"] == metric) & (metrics["fold"] == fold)]
+    found = found if reference is None else found[found["reference"] == reference]
     assert len(found) == 1
     return found.iloc[0]
 
@@ -139,6 +142,66 @@ def test_the_reference_is_connectivity_with_the_same_readout():
     assert found["reference"] == "fc"
     assert found["delta"] == pytest.approx(expected)
     assert metrics[metrics["system"] == "fc"]["delta"].isna().all()
+
+
+UNTRAINED = "model (random weights)"
+
+
+def test_a_trained_model_is_compared_with_its_untrained_twin_too():
+    model, untrained, reference = predicted("model", seed=0), predicted(UNTRAINED, seed=0), predicted("fc")
+    metrics = summary(model, untrained, reference)
+    found = metrics[(metrics["system"] == "model") & (metrics["metric"] == "auroc")]
+    assert found["reference"].tolist() == ["fc", UNTRAINED]
+    assert found["value"].nunique() == 1
+    scores = np.stack([model["score"].to_numpy(), untrained["score"].to_numpy()])
+    delta, low, high = uncertainty.delong_difference(model["y"].to_numpy(), scores)
+    twin = row(metrics, "model", reference=UNTRAINED)
+    assert [twin[name] for name in ("delta", "delta_ci_low", "delta_ci_high")] == pytest.approx([delta, low, high])
+    assert row(metrics, UNTRAINED)["reference"] == "fc"
+    alone = summary(model, untrained)
+    assert row(alone, "model")["reference"] == UNTRAINED
+    assert pd.isna(row(alone, UNTRAINED)["reference"])
+
+
+def test_the_twin_has_the_same_seed_and_readout():
+    model = predicted("model", seed=1)
+    others = [
+        predicted(UNTRAINED, seed=0, run_id="a", skill=3.0),
+        predicted(UNTRAINED, seed=1, run_id="b", readout="ridge", skill=3.0),
+        predicted(UNTRAINED, seed=1, run_id="c", skill=0.0),
+    ]
+    own = others[2]
+    expected = roc_auc_score(model["y"], model["score"]) - roc_auc_score(own["y"], own["score"])
+    assert row(summary(model, *others), "model")["delta"] == pytest.approx(expected)
+    assert pd.isna(row(summary(model, *others[:2]), "model")["reference"])
+
+
+def test_p_is_corrected_among_comparisons_with_one_reference():
+    runs = [
+        predicted(system, task=task, folds=6, skill=skill)
+        for task in ("a", "b")
+        for system, skill in (("model", 1.5), (UNTRAINED, 0.8), ("fc", 0.2))
+    ]
+    metrics = summary(*runs)
+    primary = metrics[(metrics["system"] == "model") & (metrics["metric"] == "auroc") & (metrics["fold"] == "mean")]
+    assert primary.groupby("reference").size().to_dict() == {"fc": 2, UNTRAINED: 2}
+    for _, rows in primary.groupby("reference"):
+        np.testing.assert_allclose(rows["p_holm"], uncertainty.holm(rows["p_nb"].to_numpy()))
+
+
+def test_a_perfect_ranking_is_not_certain():
+    perfect, reference = predicted("model", skill=50.0), predicted("fc")
+    metrics = summary(perfect, reference)
+    found, other = row(metrics, "model"), row(metrics, "fc")
+    exact = stats.binomtest(20, 20).proportion_ci(method="exact").low
+    assert (found["value"], found["ci_high"], found["ci_method"]) == (1, 1, "exact_pairs")
+    assert found["ci_low"] == pytest.approx(exact)
+    assert found["delta_ci_low"] == pytest.approx(
+        found["delta"] - np.hypot(1 - exact, other["ci_high"] - other["value"])
+    )
+    assert found["delta_ci_high"] == pytest.approx(found["delta"] + other["value"] - other["ci_low"])
+    copies = row(summary(predicted("fc", skill=50.0), perfect), "model")
+    assert (copies["delta_ci_low"], copies["delta_ci_high"]) == (pytest.approx(exact - 1), pytest.approx(1 - exact))
 
 
 def test_a_holdout_is_compared_person_by_person():

@@ -57,6 +57,41 @@ def test_bootstrap_intervals_of_a_mean_error_cover():
     assert 0.90 <= coverage_of_mae(300, 100, 400) <= 0.98
 
 
+@pytest.mark.parametrize(("n_positive", "n_negative"), [(6, 8), (20, 5), (1, 1)])
+def test_a_perfect_ranking_is_as_sure_as_its_separate_pairs(n_positive: int, n_negative: int):
+    y = np.repeat([1, 0], [n_positive, n_negative])
+    low, high = uncertainty.perfect_interval(1.0, y, np.arange(len(y)))
+    k = min(n_positive, n_negative)
+    exact = stats.binomtest(k, k).proportion_ci(method="exact")
+    assert (low, high) == (pytest.approx(exact.low), 1)
+    assert uncertainty.perfect_interval(0.0, y, np.arange(len(y))) == (0, pytest.approx(1 - exact.low))
+
+
+def test_the_exact_limit_holds_in_the_worst_case():
+    # A share of the smaller class lies below everyone: the AUROC is the rest, and often nobody of it is drawn.
+    k, y = 6, np.repeat([1, 0], [6, 30])
+    low, _ = uncertainty.perfect_interval(1.0, y, np.arange(36))
+    wrong = np.random.default_rng(0).random((40_000, k)) < 1 - low
+    perfect = (~wrong).all(axis=1).mean()
+    assert perfect == pytest.approx(0.025, abs=0.003)  # standard error 0.0008
+
+
+def test_a_family_serves_in_one_pair():
+    y, families = np.array([1, 1, 1, 0, 0, 0]), np.array([0, 0, 1, 0, 2, 3])
+    assert uncertainty.perfect_interval(1.0, y, families) == (pytest.approx(0.025 ** (1 / 2)), 1)
+    assert uncertainty.perfect_interval(1.0, y, np.zeros(6, int)) == (0, 1)
+
+
+def test_the_difference_of_two_proportions_is_newcombes():
+    # Newcombe (1998), Statistics in Medicine 17:873, table II, method 10: 56/70 against 48/80.
+    def wilson(k: int, n: int) -> tuple[float, float, float]:
+        found = stats.binomtest(k, n).proportion_ci(method="wilson")
+        return k / n, found.low, found.high
+
+    low, high = uncertainty.recovered_difference(wilson(56, 70), wilson(48, 80))
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
+
+
 def test_weights_count_people_and_keep_each_class():
     rng = np.random.default_rng(0)
     strata = np.repeat([0, 1], [30, 12])

@@ -23,6 +23,7 @@ from neuropipe.report import page, read
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SCHEMES = ["holdout", "leave_one_site_out"]
+UNTRAINED = "semantoks-demo (random weights)"
 
 
 def render(config: Path) -> page.Rendered:
@@ -65,6 +66,7 @@ def own(tmp_path: Path, studies: dict[str, Path]) -> Path:
 def test_every_number_of_the_leaderboards_is_that_of_the_table(study: Path, shown: Page) -> None:
     metrics = pd.read_parquet(study.parent / "metrics.parquet")
     primary = metrics[(metrics["fold"] == "mean") & metrics["metric"].isin(["auroc", "mae"])]
+    primary = primary[primary["reference"].ne(UNTRAINED).fillna(True)]  # that comparison is in the summary
     assert set(shown.cells) == set(primary["run_id"])
     assert len(primary) == 10
     for row in primary.to_dict("records"):
@@ -85,6 +87,20 @@ def test_the_summary_says_what_the_tables_say(study: Path, shown: Page) -> None:
     value, delta = row["value"].iloc[0], row["delta"].iloc[0]
     sign = "+" if delta > 0 else "−"
     assert f"AUROC {value:.3f} against {value - delta:.3f}; difference {sign}{abs(delta):.3f}" in shown.text
+
+
+def test_the_untrained_network_is_in_the_summary_and_every_mark_is_drawn_once(
+    study: Path, rendered: page.Rendered, shown: Page
+) -> None:
+    metrics = pd.read_parquet(study.parent / "metrics.parquet")
+    compared = metrics[(metrics["reference"] == UNTRAINED) & (metrics["metric"] == "auroc")]
+    row = compared[compared["fold"] == "mean"].iloc[0]
+    low, high = (f"{row[f'delta_ci_{end}']:+.3f}".replace("-", "−") for end in ("low", "high"))
+    said = shown.text.partition("with random weights; difference")[2][:60]
+    assert f"(95 % interval {low} to {high})" in said
+    assert rendered.page.count('<tr data-run="diagnosis_semantoks-demo_logistic_seed-0"') == 1
+    for fold in compared[~compared["fold"].isin(["mean", "pooled"])].itertuples():
+        assert rendered.page.count(f"<title>{fold.fold}, semantoks-demo: {fold.value:.3f}</title>") == 1
 
 
 def test_links_stay_inside_the_page_or_lead_to_a_card(rendered: page.Rendered, shown: Page) -> None:

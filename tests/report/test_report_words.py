@@ -138,6 +138,17 @@ def test_labels_name_readout_and_seed_only_where_they_tell_systems_apart() -> No
     assert label_of("majority", "baseline", "", "regression") == "Mean of the training people"
 
 
+def test_random_weights_of_the_same_seed_are_the_twin() -> None:
+    names = [("r", "0"), ("r", "1"), ("r (random weights)", "0"), ("r (random weights)", "1")]
+    runs = [(f"{name}-{seed}", name, "ridge", seed) for name, seed in names]
+    systems = make(pd.DataFrame(runs, columns=["run_id", "system", "readout", "seed"]), "binary")
+    found = board("auroc", *(replace(entry("r", 0.7), system=system) for system in systems))
+    assert [found.twin(model, "random").system.run_id for model in found.of_role("model")] == [
+        "r (random weights)-0",
+        "r (random weights)-1",
+    ]
+
+
 def test_a_difference_without_a_comparison_has_no_interval() -> None:
     model, random = entry("b", 0.8), entry("b (random weights)", 0.6)
     found = board("auroc", model, random).difference(model, random)

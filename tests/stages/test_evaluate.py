@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pandas as pd
@@ -14,6 +15,7 @@ from neuropipe.paths import Study
 from neuropipe.provenance import read_json
 from neuropipe.stages import baselines, evaluate, probe, split
 
+TWINS = [("age", "ridge"), ("diagnosis-sites", "logistic"), ("diagnosis", "logistic")]
 TASKS = {"diagnosis": "main", "age": "main", "diagnosis-sites": "sites"}
 
 
@@ -42,12 +44,17 @@ def judged(tmp_path_factory):
 def test_the_planted_truth_is_told(judged):
     metrics = pd.read_parquet(judged / "metrics.parquet")
     primary = metrics[(metrics["fold"] == "mean") & metrics["metric"].isin(["auroc", "mae"])].set_index("run_id")
-    assert primary.loc["diagnosis_fc_ridge", "ci_low"] > 0.9
+    untrained = primary["reference"].eq("recipe (random weights)").fillna(False)
+    twins, primary = primary[untrained], primary[~untrained]
+    assert primary.loc["diagnosis_fc_ridge", "value"] == 1
+    assert primary.loc["diagnosis_fc_ridge", "ci_low"] > 0.7
     assert primary.loc["diagnosis-sites_fc_ridge", "p_perm"] == pytest.approx(1 / 61)
     assert primary.loc["diagnosis_confounds_logistic", "delta_ci_high"] < 0
     assert primary.loc["age_recipe_ridge_seed-0", "p_perm"] == pytest.approx(1 / 61)
     assert primary.loc["age_fc_ridge", "p_perm"] > 0.05
     assert primary["reference"].dropna().unique().tolist() == ["fc"]
+    assert sorted(twins.index) == [f"{task}_recipe_{readout}_seed-0" for task, readout in TWINS]
+    assert twins.loc["age_recipe_ridge_seed-0", "delta_ci_high"] < 0
     assert (
         metrics.loc[metrics["task"] == "diagnosis-sites", "fold"].unique() == ["A", "B", "C", "mean", "pooled"]
     ).all()
@@ -59,6 +66,7 @@ def test_predictions_alone_give_the_identical_metrics(judged, tmp_path):
     evaluate.run(predictions=[tmp_path / "predictions.parquet"])
     assert (tmp_path / "metrics.parquet").read_bytes() == (judged / "metrics.parquet").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "metrics.json",
         "metrics.parquet",
         "nulls.parquet",
         "predictions.parquet",
@@ -84,6 +92,15 @@ def test_the_leakage_audit_is_written(judged):
         "predictions follow the split",
     }
     assert all(check["passed"] for check in checks)
+
+
+def test_the_sidecar_says_what_the_metrics_were_made_from(judged):
+    about = read_json(judged / "metrics.json")
+    assert about["GeneratedBy"]["Command"] == "neuropipe evaluate"
+    assert about["Settings"] == {"bootstrap": 200, "seed": 3}
+    part = judged / "tasks/age/probe/nulls.parquet"
+    assert about["Inputs"]["tasks/age/probe/nulls.parquet"] == hashlib.sha256(part.read_bytes()).hexdigest()
+    assert len(about["Inputs"]) == 4 * len(TASKS)
 
 
 def test_predictions_of_another_split_are_refused(judged, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -68,14 +69,26 @@ def test_only_what_changed_is_rewritten(study: TinyStudy) -> None:
     for subject in range(8):
         study.add(f"{subject:02d}", n_volumes=4)
     indexed(study, n_chunks=4)
-    files = sorted((study.root / "index").glob("*.tsv"))
+    files = sorted((study.root / "index").glob("*.*"))
+    assert "runs.json" in {file.name for file in files}
     before = {file.name: file.stat().st_mtime_ns for file in files}
     indexed(study, n_chunks=4)
     assert {file.name: file.stat().st_mtime_ns for file in files} == before
     study.add("03", run="2", n_volumes=4)
     indexed(study, n_chunks=4)
     changed = {file.name for file in files if file.stat().st_mtime_ns != before[file.name]}
-    assert changed == {"runs.tsv", f"chunk-{chunk_of('03', 4):02d}.tsv"}
+    assert changed == {"runs.tsv", "runs.json", f"chunk-{chunk_of('03', 4):02d}.tsv"}
+
+
+def test_the_sidecar_says_what_made_the_manifests(study: TinyStudy) -> None:
+    study.add("01", n_volumes=4)
+    study.add("01", run="2", n_volumes=4)
+    indexed(study, n_chunks=2)
+    about = json.loads((study.root / "index" / "runs.json").read_text())
+    assert about["GeneratedBy"]["Command"] == "neuropipe index"
+    assert (about["n_runs"], about["n_people"], about["n_excluded"]) == (2, 1, 0)
+    people = (study.root / "participants.tsv").read_bytes()
+    assert about["Inputs"] == {"participants.tsv": hashlib.sha256(people).hexdigest()}
 
 
 def test_changed_content_of_an_image_changes_the_manifest(study: TinyStudy) -> None:
