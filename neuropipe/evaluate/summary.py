@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,17 @@ from neuropipe.evaluate.metrics import PRIMARY, THRESHOLD, Metric
 from neuropipe.evaluate.testsets import MEAN, POOLED, TestSet, test_sets
 
 REFERENCE = "fc"
+PERFECT = (0.0, 1.0)  # AUROCs whose bootstrap has no width
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A metric of a run on a test set: the value, its null (draws,) and its bootstrap (draws,)."""
+    """A metric of a run on a test set: the value, its interval, its null (draws,) and its bootstrap (draws,)."""
 
     value: float
+    low: float
+    high: float
+    method: str
     null: np.ndarray
     bootstrap: np.ndarray
 
@@ -63,7 +67,8 @@ def summarise(predictions: pd.DataFrame, nulls: pd.DataFrame, *, draws: int, see
     DataFrame
         Columns of `tables.METRICS`. Per run and metric: one row per fold where there are several, the
         primary row ``fold = mean`` and the row ``fold = pooled`` beside it. Comparisons are with the
-        connectivity baseline, of the same readout where there is one.
+        connectivity baseline, of the same readout where there is one; a trained model has each row a
+        second time, compared with the same network before training.
     """
     tested = predictions[predictions["role"] == "test"]
     if tested.empty:
@@ -75,7 +80,7 @@ def summarise(predictions: pd.DataFrame, nulls: pd.DataFrame, *, draws: int, see
         bootstraps = _bootstraps(sets, draws, [seed, zlib.crc32(task.encode())])
         runs = [_run(run_id, own, bootstraps) for run_id, own in sets.items()]
         for run in runs:
-            rows += _rows(run, _reference(run, runs))
+            rows += _rows(run, _references(run, runs))
     table = tables.frame(rows, tables.METRICS)
     table["p_holm"] = _holm(table)
     return table
@@ -115,28 +120,54 @@ def _run(run_id: str, sets: list[TestSet], bootstraps: dict[tuple[str, str, str]
             value = float(metric.compute(part.scored, once)[0])
             has_null = metric.null and part.null is not None
             null = metric.compute(part.null, once) if has_null else np.empty(0)
-            estimates[part.name, name] = Estimate(value, null, bootstraps[run_id, part.name, name])
+            bootstrap = bootstraps[run_id, part.name, name]
+            interval = _interval(part, name, metric, value, bootstrap)
+            estimates[part.name, name] = Estimate(value, *interval, null, bootstrap)
     pooled = sets[-1] if sets[-1].name == POOLED else None
     return Run(sets[:-1] if pooled else sets, pooled, estimates)
 
 
-def _reference(run: Run, runs: list[Run]) -> Run | None:
-    """Return the connectivity baseline to compare with: of the same readout where there is one."""
-    if run.facts["system"] == REFERENCE:
-        return None
-    candidates = [other for other in runs if other.facts["system"] == REFERENCE]
-    same = [other for other in candidates if other.facts["readout"] == run.facts["readout"]]
-    return (same or candidates or [None])[0]
+def _interval(
+    part: TestSet, name: str, metric: Metric, value: float, bootstrap: np.ndarray
+) -> tuple[float, float, str]:
+    """Return interval and method: bootstrap over persons, exact where no draw can differ from a perfect ranking."""
+    suffix = "_descriptive" if part.name == POOLED else ""
+    if name == "auroc" and value in PERFECT:
+        return *uncertainty.perfect_interval(value, part.scored.y[0], part.units), f"exact_pairs{suffix}"
+    method = "bootstrap_stratified" if metric.stratified else "bootstrap"
+    return *uncertainty.percentile_interval(bootstrap), f"{method}{suffix}"
 
 
-def _rows(run: Run, reference: Run | None) -> Iterator[dict[str, Any]]:
-    """Yield a run's rows: folds, their mean, and pooled."""
+def _references(run: Run, runs: list[Run]) -> list[Run]:
+    """Return whom to compare with: connectivity, and a trained model's own network before training.
+
+    Connectivity has the same readout where there is one; the twin has the same readout and seed.
+    """
+    facts = run.facts
+    if facts["system"] == REFERENCE:
+        return []
+    connectivity = [other for other in runs if other.facts["system"] == REFERENCE]
+    alike = [other for other in connectivity if other.facts["readout"] == facts["readout"]]
+    twin = (facts["system"] + tables.RANDOM_WEIGHTS, facts["readout"], str(facts["seed"]))
+    twins = [
+        other for other in runs if (other.facts["system"], other.facts["readout"], str(other.facts["seed"])) == twin
+    ]
+    return (alike or connectivity)[:1] + twins[:1]
+
+
+def _rows(run: Run, references: list[Run]) -> Iterator[dict[str, Any]]:
+    """Yield a run's rows (folds, their mean, pooled), each once per reference that answered for the same people."""
     for name, metric in run.metrics.items():
         for part in run.folds:
-            yield _set_row(run, part, name, metric, reference)
+            yield from _compared(_set_row(run, part, name, metric), _paired(run, part, name, references))
         if run.pooled:
-            yield _mean_row(run, name, metric, reference)
-            yield _set_row(run, run.pooled, name, metric, reference)
+            yield from _compared(_mean_row(run, name, metric), _resampled(run, name, metric, references))
+            yield from _compared(_set_row(run, run.pooled, name, metric), _paired(run, run.pooled, name, references))
+
+
+def _compared(row: dict[str, Any], comparisons: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the row once per comparison, or alone."""
+    return [row | comparison for comparison in comparisons] or [row]
 
 
 def _about(name: str, metric: Metric) -> dict[str, Any]:
@@ -144,30 +175,34 @@ def _about(name: str, metric: Metric) -> dict[str, Any]:
     return {"metric": name, **threshold}
 
 
-def _set_row(run: Run, part: TestSet, name: str, metric: Metric, reference: Run | None) -> dict[str, Any]:
-    """Return the row of one test set: bootstrap interval over persons, null, paired difference."""
+def _set_row(run: Run, part: TestSet, name: str, metric: Metric) -> dict[str, Any]:
+    """Return the row of one test set: interval over persons, null."""
     estimate = run.estimates[part.name, name]
-    low, high = uncertainty.percentile_interval(estimate.bootstrap)
-    method = "bootstrap_stratified" if metric.stratified else "bootstrap"
     return {
         **part.facts,
         **_about(name, metric),
         "value": estimate.value,
-        "ci_low": low,
-        "ci_high": high,
-        "ci_method": f"{method}_descriptive" if part.name == POOLED else method,
+        "ci_low": estimate.low,
+        "ci_high": estimate.high,
+        "ci_method": estimate.method,
         **_null(estimate.value, estimate.null, metric),
-        **_paired(part, name, estimate, reference),
     }
 
 
-def _mean_row(run: Run, name: str, metric: Metric, reference: Run | None) -> dict[str, Any]:
-    """Return the row of the mean over folds: corrected resampled interval and test, null."""
-    ratio = float(np.mean([part.facts["n_test"] / part.facts["n_train"] for part in run.folds]))
-    estimates = [run.estimates[part.name, name] for part in run.folds]
-    values = np.array([estimate.value for estimate in estimates])
-    low, high = np.clip(uncertainty.corrected_interval(values, ratio), *metric.bounds)
-    row = {
+def _test_train_ratio(run: Run) -> float:
+    return float(np.mean([part.facts["n_test"] / part.facts["n_train"] for part in run.folds]))
+
+
+def _fold_values(run: Run, name: str) -> np.ndarray:
+    return np.array([run.estimates[part.name, name].value for part in run.folds])
+
+
+def _mean_row(run: Run, name: str, metric: Metric) -> dict[str, Any]:
+    """Return the row of the mean over folds: corrected resampled interval, null."""
+    values = _fold_values(run, name)
+    low, high = np.clip(uncertainty.corrected_interval(values, _test_train_ratio(run)), *metric.bounds)
+    nulls = [run.estimates[part.name, name].null for part in run.folds]
+    return {
         **run.facts,
         **_about(name, metric),
         "fold": MEAN,
@@ -175,16 +210,27 @@ def _mean_row(run: Run, name: str, metric: Metric, reference: Run | None) -> dic
         "ci_low": low,
         "ci_high": high,
         "ci_method": "corrected_resampled",
-        **_null(values.mean(), np.mean([estimate.null for estimate in estimates], axis=0), metric),
+        **_null(values.mean(), np.mean(nulls, axis=0), metric),
     }
-    people = [part.people for part in run.folds]
-    if reference is None or name not in reference.metrics or people != [part.people for part in reference.folds]:
-        return row
-    differences = values - np.array([reference.estimates[part.name, name].value for part in run.folds])
-    low, high = uncertainty.corrected_interval(differences, ratio)
-    t, p = uncertainty.nadeau_bengio(differences, ratio) if metric.better else (np.nan, np.nan)
-    compared = {"reference": reference.facts["system"], "delta": differences.mean(), "t_nb": t, "p_nb": p}
-    return row | compared | {"delta_ci_low": low, "delta_ci_high": high}
+
+
+def _resampled(run: Run, name: str, metric: Metric, references: list[Run]) -> Iterator[dict[str, Any]]:
+    """Yield the mean difference over folds from each reference: corrected resampled interval and test."""
+    people, ratio = [part.people for part in run.folds], _test_train_ratio(run)
+    for reference in references:
+        if name not in reference.metrics or people != [part.people for part in reference.folds]:
+            continue
+        differences = _fold_values(run, name) - _fold_values(reference, name)
+        low, high = uncertainty.corrected_interval(differences, ratio)
+        t, p = uncertainty.nadeau_bengio(differences, ratio) if metric.better else (np.nan, np.nan)
+        yield {
+            "reference": reference.facts["system"],
+            "delta": differences.mean(),
+            "delta_ci_low": low,
+            "delta_ci_high": high,
+            "t_nb": t,
+            "p_nb": p,
+        }
 
 
 def _null(value: float, null: np.ndarray, metric: Metric) -> dict[str, float]:
@@ -193,28 +239,40 @@ def _null(value: float, null: np.ndarray, metric: Metric) -> dict[str, float]:
     return {"null_mean": np.nanmean(null), "p_perm": uncertainty.permutation_p(value, null, metric.better)}
 
 
-def _paired(part: TestSet, name: str, estimate: Estimate, reference: Run | None) -> dict[str, Any]:
-    """Return the difference from the reference on the same people; DeLong's interval for an AUROC."""
-    if reference is None or name not in reference.metrics:
-        return {}
-    others = [*reference.folds, *([reference.pooled] if reference.pooled else [])]
-    twin = next((other for other in others if other.name == part.name and other.people == part.people), None)
-    if twin is None:
-        return {}
-    other = reference.estimates[part.name, name]
-    compared = {"reference": reference.facts["system"], "delta": estimate.value - other.value}
+def _paired(run: Run, part: TestSet, name: str, references: list[Run]) -> Iterator[dict[str, Any]]:
+    """Yield the difference on one test set from each reference that answered for the same people."""
+    mine = run.estimates[part.name, name]
+    for reference in references:
+        sets = [*reference.folds, *([reference.pooled] if reference.pooled else [])]
+        twin = next((other for other in sets if other.name == part.name and other.people == part.people), None)
+        if twin is None or name not in reference.metrics:
+            continue
+        other = reference.estimates[part.name, name]
+        low, high = _difference_interval(part, twin, name, mine, other)
+        compared = {"reference": reference.facts["system"], "delta": mine.value - other.value}
+        yield compared | {"delta_ci_low": low, "delta_ci_high": high}
+
+
+def _difference_interval(
+    part: TestSet, twin: TestSet, name: str, mine: Estimate, other: Estimate
+) -> tuple[float, float]:
+    """Return the interval of a paired difference.
+
+    DeLong's for AUROCs of unrelated people, from the two exact intervals where one of them is perfect
+    (it has no variance to count with), else by the bootstrap draws that both share.
+    """
+    if name == "auroc" and (mine.value in PERFECT or other.value in PERFECT):
+        return uncertainty.recovered_difference((mine.value, mine.low, mine.high), (other.value, other.low, other.high))
     if name == "auroc" and part.units.max() + 1 == len(part.units):
         scores = np.concatenate([part.scored.prediction, twin.scored.prediction])
-        _, low, high = uncertainty.delong_difference(part.scored.y[0], scores)
-    else:
-        low, high = uncertainty.percentile_interval(estimate.bootstrap - other.bootstrap)
-    return compared | {"delta_ci_low": low, "delta_ci_high": high}
+        return uncertainty.delong_difference(part.scored.y[0], scores)[1:]
+    return uncertainty.percentile_interval(mine.bootstrap - other.bootstrap)
 
 
 def _holm(table: pd.DataFrame) -> pd.Series:
-    """Return Holm's adjusted p of each system's primary comparisons over all its tasks and readouts."""
+    """Return Holm's adjusted p of each system's primary comparisons with one reference, over its tasks and readouts."""
     adjusted = pd.Series(np.nan, index=table.index)
     primary = table[(table["fold"] == MEAN) & (table["metric"] == table["target_type"].map(PRIMARY))]
-    for _, rows in primary.groupby(["system", "seed"], dropna=False):
+    for _, rows in primary.groupby(["system", "seed", "reference"], dropna=False):
         adjusted[rows.index] = uncertainty.holm(rows["p_nb"].to_numpy(float))
     return adjusted

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.errors import InputError
+from neuropipe.evaluate import tables
 from neuropipe.evaluate.features import Features, confound_design, confound_names, connectivity
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
 from neuropipe.evaluate.protocol import Answer, System, answer, constant_answer, resolve_readouts
@@ -94,7 +95,7 @@ def embedding_system(question: Question, embeddings: Embeddings, weights: Weight
     """Return who the embeddings' network is, with its checkpoint and its overlap with every fold's test people."""
     receipt = embeddings.receipt
     if weights == "random":
-        return System(f"{receipt['recipe']} (random weights)", receipt["seed"])
+        return System(receipt["recipe"] + tables.RANDOM_WEIGHTS, receipt["seed"])
     fold_facts, seen, modes = {}, set(), set()
     table = question.people.table
     for fold in question.folds:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from neuropipe.errors import InputError
 from neuropipe.paths import atomic
 
+RANDOM_WEIGHTS = " (random weights)"  # ends the name of a recipe's untrained twin
 PREFIX = "neuropipe."  # of notes in a file's metadata
 ARROW = {"string": pa.string(), "float64": pa.float64(), "Int64": pa.int64(), "boolean": pa.bool_()}
 

@@ -50,6 +50,40 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def perfect_interval(value: float, y: np.ndarray, units: np.ndarray) -> tuple[float, float]:
+    """Return the exact interval of an AUROC of 1 or 0, for which every bootstrap draw says the same.
+
+    Of pairs of a positive and a negative that share nobody, each is ranked rightly with the probability
+    that the AUROC is, independently: all of k such pairs are with ``AUROC ** k``, and a perfect ranking is
+    no more likely than that. The limit of Clopper & Pearson (1934) for k successes in k trials follows;
+    it is sharp, since a share of the smaller class that is ranked wrongly altogether attains it.
+
+    Parameters
+    ----------
+    value : float
+        1, or 0 for a ranking that is wrong throughout.
+    y : ndarray (n,)
+        0 or 1.
+    units : int ndarray (n,)
+        Person (or family) of each row; members of a family are not independent, so it serves in one pair.
+    """
+    positive, negative = set(units[y == 1]), set(units[y == 0])
+    pairs = min(len(positive), len(negative), len(positive | negative) // 2)
+    low = ((1 - LEVEL) / 2) ** (1 / pairs) if pairs else 0.0
+    return (low, 1.0) if value == 1 else (0.0, 1 - low)
+
+
+def recovered_difference(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
+    """Return the interval of a difference of two estimates ``(value, low, high)`` from their own intervals.
+
+    The method of variance estimates recovery (Zou & Donner 2008) without a correlation, which makes the
+    interval wider than need be where both agree on whom they get right.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+    below, above = np.hypot(a - a_low, b_high - b), np.hypot(a_high - a, b - b_low)
+    return float(a - b - below), float(a - b + above)
+
+
 def corrected_variance(values: np.ndarray, test_train_ratio: float) -> float:
     """Return the corrected variance of the mean over resampling splits (Nadeau & Bengio 2003).
 

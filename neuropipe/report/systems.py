@@ -38,6 +38,8 @@ class System:
         For people.
     css : str
         Class that gives colour and stroke.
+    seed : str
+        Of a network; empty without one.
     """
 
     run_id: str
@@ -46,6 +48,7 @@ class System:
     role: str
     label: str
     css: str
+    seed: str = ""
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return this system's rows of a table."""
@@ -102,5 +105,5 @@ def make(runs: pd.DataFrame, kind: str) -> list[System]:
         shown = run.readout if readouts > 1 else "baseline"
         label = label_of(run.system, shown, run.seed if seeds > 1 else "", kind)
         css = f"s-{run.role}" if number == 1 else f"s-{run.role} v{min(number, 4)}"
-        found.append(System(run.run_id, run.system, run.readout, run.role, label, css))
+        found.append(System(run.run_id, run.system, run.readout, run.role, label, css, run.seed))
     return found

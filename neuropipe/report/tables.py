@@ -154,15 +154,16 @@ class Board:
         return "better" if low > 0 else "worse"
 
     def twin(self, entry: Entry, role: str) -> Entry | None:
-        """Return the entry of a role that `entry` is compared with: of the same readout where there is one.
+        """Return the entry of a role that `entry` is compared with: of the same readout and seed where there is one.
 
         The comparison is fixed beforehand in this way; taking the best readout of the other role
         would compare with a maximum.
         """
-        others = [other for other in self.entries if other.system.role == role and math.isfinite(other.value)]
-        own = [other for other in others if other.system.name.startswith(f"{entry.system.name} ")] or others
-        alike = [other for other in own if other.system.readout == entry.system.readout]
-        return next(iter(alike or own), None)
+        found = [other for other in self.entries if other.system.role == role and math.isfinite(other.value)]
+        found = [other for other in found if other.system.name.startswith(f"{entry.system.name} ")] or found
+        found = [other for other in found if other.system.readout == entry.system.readout] or found
+        found = [other for other in found if other.system.seed == entry.system.seed] or found
+        return next(iter(found), None)
 
     def difference(self, entry: Entry, other: Entry) -> Difference:
         """Return the difference of two entries; without an interval where the study did not compare the two."""
@@ -183,6 +184,7 @@ def board(results: Results, name: str) -> Board | None:
     competitors = systems.make(primary[RUN].drop_duplicates(), task.kind)
     entries = [_entry(system, primary, pooled[pooled["metric"] == metric]) for system in competitors]
     single = rows[(rows["metric"] == metric) & ~rows["fold"].isin(SUMMARIES)]
+    single = single.drop_duplicates(["run_id", "fold"])  # a row per reference
     several = single["fold"].nunique() > 1
     return Board(
         name=name,

@@ -20,6 +20,8 @@ METHODS = {
     "bootstrap_stratified": "bootstrap over people within class",
     "bootstrap_descriptive": "bootstrap over people, descriptive",
     "bootstrap_stratified_descriptive": "bootstrap over people within class, descriptive",
+    "exact_pairs": "exact, over separate pairs of people",
+    "exact_pairs_descriptive": "exact, over separate pairs of people, descriptive",
     "corrected_resampled": "corrected resampled t over folds",
 }
 
@@ -98,6 +100,11 @@ def _common(board: Board) -> str:
         n_train, n_test = sizes.pop()
         each = " on average" if len(board.folds) else ""
         parts.append(f"People: {n_train:.0f} in training{each}, {n_test:.0f} in testing.")
+    if any(entry.ci_method.startswith("exact_pairs") for entry in board.entries):
+        parts.append(
+            "Where a ranking is perfect, resampling shows no doubt; the exact interval holds however scores are "
+            "distributed, so it is wider than the bootstrap of a nearly perfect ranking."
+        )
     if any(entry.ci_low == entry.ci_high for entry in board.entries if entry.system.role != "majority"):
         parts.append("An interval without width means that all resamples of these few people agree, not certainty.")
     return " ".join(parts)

@@ -95,9 +95,8 @@ def test_the_untrained_network_is_in_the_summary_and_every_mark_is_drawn_once(
     metrics = pd.read_parquet(study.parent / "metrics.parquet")
     compared = metrics[(metrics["reference"] == UNTRAINED) & (metrics["metric"] == "auroc")]
     row = compared[compared["fold"] == "mean"].iloc[0]
-    low, high = (f"{row[f'delta_ci_{end}']:+.3f}".replace("-", "−") for end in ("low", "high"))
-    said = shown.text.partition("with random weights; difference")[2][:60]
-    assert f"(95 % interval {low} to {high})" in said
+    delta, low, high = (f"{row[name]:+.3f}".replace("-", "−") for name in ("delta", "delta_ci_low", "delta_ci_high"))
+    assert f"with random weights; difference {delta} (95 % interval {low} to {high})" in shown.text
     assert rendered.page.count('<tr data-run="diagnosis_semantoks-demo_logistic_seed-0"') == 1
     for fold in compared[~compared["fold"].isin(["mean", "pooled"])].itertuples():
         assert rendered.page.count(f"<title>{fold.fold}, semantoks-demo: {fold.value:.3f}</title>") == 1
