@@ -11,7 +11,7 @@ from typing import Any
 from neuropipe import config as configuration
 from neuropipe.locks import lock
 from neuropipe.paths import Study
-from neuropipe.provenance import read_json, write_json
+from neuropipe.provenance import describe, read_json, sha256, write_json
 
 log = logging.getLogger("neuropipe")
 
@@ -54,7 +54,11 @@ def _embed(folder: Path, target: Path, shards: list[Path], sites: dict[str, str 
 
 
 def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, output: Path) -> None:
-    """Embed everyone in `shards` with every model of a pretraining receipt."""
+    """Embed everyone in `shards` with every model of a pretraining receipt.
+
+    Beside the receipt, ``about.json`` says what made the tables; the receipt itself has no times of day, since
+    later jobs depend on it.
+    """
     import pandas as pd
 
     from neuropipe.train import devices
@@ -88,4 +92,9 @@ def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, 
             **shared,
             "checkpoints": checkpoints,
         }
+        inputs = {str(models.relative_to(study.root)): sha256(models)}
+        inputs |= {f"shards/{path.name}/manifest.parquet": sha256(path / "manifest.parquet") for path in shards}
+        about = {"recipe": made["recipe"], "seed": made["seed"], "site": sites}
+        sidecar = describe("embed", inputs=inputs, settings=about, packages=("torch", "numpy"), device=str(device))
+        write_json(output.with_name("about.json"), sidecar)
         write_json(output, receipt)

@@ -9,7 +9,7 @@ from pathlib import Path
 from neuropipe import config as configuration
 from neuropipe.errors import InputError
 from neuropipe.locks import lock
-from neuropipe.provenance import write_json
+from neuropipe.provenance import describe, sha256, write_json
 
 log = logging.getLogger("neuropipe")
 
@@ -35,8 +35,8 @@ def run(
 ) -> None:
     """Write ``metrics.parquet`` and, beside it, the joined predictions, nulls, costs and ``leakage.json``.
 
-    Given the joined ``predictions.parquet`` of a study alone, only ``metrics.parquet`` is written, and
-    it is the same as the first time.
+    Given the joined ``predictions.parquet`` of a study alone, only ``metrics.parquet`` and its sidecar
+    ``metrics.json`` are written, and the metrics are the same as the first time.
 
     Raises
     ------
@@ -60,8 +60,11 @@ def run(
     audit += leakage.shuffled_labels(predicted, permuted)
     for failed in (check for check in audit if not check["passed"]):
         log.warning("leakage audit: %(check)s FAILED for %(where)s: found %(value)s", failed)
+    inputs = {_inside(path, output.parent): sha256(path) for path in (*predictions, *nulls)}
+    sidecar = describe("evaluate", inputs=inputs, settings=settings, packages=("numpy", "scipy", "pandas", "pyarrow"))
     with lock(output.parent / ".lock-evaluate"):
         tables.write(output, metrics, tables.METRICS)
+        write_json(output.with_suffix(".json"), sidecar)
         if output.parent.resolve() not in {path.parent.resolve() for path in predictions}:
             costs = [path.with_name("costs.parquet") for path in predictions]
             tables.write(output.with_name("predictions.parquet"), predicted, tables.PREDICTIONS)
@@ -69,6 +72,12 @@ def run(
             tables.write(output.with_name("costs.parquet"), tables.read(costs, tables.COSTS, "costs"), tables.COSTS)
             write_json(output.with_name("leakage.json"), {"checks": audit})
     log.info("evaluate: %d runs, %d rows of metrics", metrics["run_id"].nunique(), len(metrics))
+
+
+def _inside(path: Path, root: Path) -> str:
+    """Return a path relative to the study where it lies below it."""
+    path, root = path.resolve(), root.resolve()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 def _draws(config: Path | None, recorded: dict[str, str], source: Path) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +15,7 @@ from neuropipe.bids.index import EXCLUDED_COLUMNS, RUN_COLUMNS, Found, exclusion
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.locks import lock
 from neuropipe.paths import write_if_changed
+from neuropipe.provenance import describe, sha256, write_json
 from neuropipe.signals.atlases import common_space
 
 log = logging.getLogger("neuropipe")
@@ -42,7 +44,7 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
     """Write ``runs.tsv``, ``chunk-NN.tsv``, ``participants.tsv`` and ``excluded.tsv`` of one dataset.
 
     A file is rewritten only when its content changed, so that only those chunks run again whose
-    runs did.
+    runs did; the sidecar ``runs.json`` then says by what.
 
     Raises
     ------
@@ -52,9 +54,10 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
     dataset = study.datasets[name]
     path = Path(configuration.expand(dataset.path))
     if dataset.participants:
-        people = participants.load(Path(configuration.expand(dataset.participants)))
+        table = Path(configuration.expand(dataset.participants))
     else:
-        people = participants.load(participants.find(series.data_root(path)))
+        table = participants.find(series.data_root(path))
+    people = participants.load(table)
     found = _find(study, name, path, people)
     found.excluded += _people_without_runs(found, name, people)
     if not found.runs:
@@ -66,10 +69,11 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
     found.excluded.sort(key=lambda row: [row[column] for column in EXCLUDED_COLUMNS])
     with lock(output / ".lock"):
         changed = _write(found, people, dataset.n_chunks, output)
-    n_people = len({row["participant_id"] for row in found.runs})
+        if changed or not (output / "runs.json").is_file():
+            write_json(output / "runs.json", _sidecar(study, name, table, found))
     log.info(
         "%s: %d runs of %d people in %d chunks, %d left out; %s",
-        *(name, len(found.runs), n_people, dataset.n_chunks, len(found.excluded)),
+        *(name, len(found.runs), _n_people(found), dataset.n_chunks, len(found.excluded)),
         f"{changed} files changed" if changed else "nothing changed",
     )
 
@@ -91,6 +95,19 @@ def _people_without_runs(found: Found, name: str, people: pd.DataFrame) -> list[
         for person in people["participant_id"]
         if person not in seen
     ]
+
+
+def _n_people(found: Found) -> int:
+    return len({row["participant_id"] for row in found.runs})
+
+
+def _sidecar(study: configuration.StudyConfig, name: str, table: Path, found: Found) -> dict[str, Any]:
+    """Return what made the manifests; of the runs' own files they hold the fingerprints themselves."""
+    settings = {"dataset": study.datasets[name].model_dump(mode="json")}
+    settings["atlases"] = study.model_dump(mode="json", include={"atlases"})["atlases"]
+    facts = {"n_runs": len(found.runs), "n_people": _n_people(found), "n_excluded": len(found.excluded)}
+    inputs = {table.name: sha256(table)}
+    return describe("index", inputs=inputs, settings=settings, packages=("pybids", "nibabel"), **facts)
 
 
 def _write(found: Found, people: pd.DataFrame, n_chunks: int, output: Path) -> int:
