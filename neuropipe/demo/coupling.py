@@ -60,7 +60,7 @@ SMALLEST_EIGENVALUE = 0.05  # a draw below it is drawn again: no network is near
 class Effects:
     """Sizes of what is planted, all in units of correlation."""
 
-    diagnosis_step: float = 0.36
+    diagnosis_step: float = 0.30
     """Patients minus controls in each of `DIAGNOSIS_PAIRS`, times its sign."""
     age_slope: float = 0.21
     """Change per standard deviation of age (`AGE_SD` years) in each of `AGE_PAIRS`, times its sign."""

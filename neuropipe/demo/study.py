@@ -29,7 +29,7 @@ from neuropipe.locks import lock
 from neuropipe.paths import write_text
 from neuropipe.provenance import read_json, write_json
 
-GENERATOR_VERSION = 4  # bumped when the same seed gives other data
+GENERATOR_VERSION = 5  # bumped when the same seed gives other data
 HEAVY_FD_MM = 0.85  # of the run that moves too much to be used
 HOLE_NETWORK = "Limbic"  # where signal is really lost, near the air of the sinuses
 ATLAS_NAME = f"tpl-{SPACE}_atlas-Demo457_dseg"

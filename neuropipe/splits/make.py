@@ -79,16 +79,18 @@ def make_split(name: str, settings: Split, people: People) -> pd.DataFrame:
 def ordered_units(people: People, stratify: list[str], rng: np.random.Generator) -> pd.DataFrame:
     """Return one row per person in the order that draws walk along.
 
-    Columns ``person, dataset, n`` (participants that belong to the unit). The order depends on the ids,
-    the strata and `rng`, never on the order of rows.
+    Columns ``person, dataset, n`` (participants that belong to the unit) and ``stratum`` (int). The order
+    depends on the ids, the strata and `rng`, never on the order of rows.
     """
     keys = people.table[["person", "dataset", "site"]].copy()
     for number, column in enumerate(stratify):
         keys[f"stratum {number}"] = _stratum(people, column)
     units = keys.groupby("person", sort=True).first()  # a family counts as its first member
+    strata = list(units)  # dataset, site, and what the split asks for
+    units["stratum"] = units.groupby(strata, dropna=False).ngroup()
     units["n"] = keys["person"].value_counts()
     units["draw"] = rng.permutation(len(units))
-    return units.sort_values([c for c in units if c != "n"]).reset_index()[["person", "dataset", "n"]]
+    return units.sort_values([*strata, "draw"]).reset_index()[["person", "dataset", "n", "stratum"]]
 
 
 def fold_numbers(n: int, n_folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -112,6 +114,29 @@ def _evenly(n: int, wanted: int, rng: np.random.Generator) -> np.ndarray:
     return chosen
 
 
+def _quotas(sizes: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how many of each stratum are drawn: its share, rounded by largest remainder, ties in even steps."""
+    exact = wanted * sizes / sizes.sum()
+    quotas = np.floor(exact + 1e-9).astype(int)
+    remainder = np.round(exact - quotas, 9)
+    left = wanted - quotas.sum()
+    if left > 0:
+        last = np.sort(remainder)[-left]
+        quotas[remainder > last] += 1
+        tied = np.flatnonzero(remainder == last)
+        quotas[tied[_evenly(len(tied), wanted - quotas.sum(), rng)]] += 1
+    return quotas
+
+
+def _stratified(strata: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
+    """Return which of the units (bool) are drawn, the first of each stratum in drawing order."""
+    if wanted == 0:
+        return np.zeros(len(strata), dtype=bool)
+    _, of_unit, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    rank = np.arange(len(strata)) - np.searchsorted(of_unit, of_unit)  # units are sorted by stratum
+    return rank < _quotas(sizes, wanted, rng)[of_unit]
+
+
 def _draw(units: pd.DataFrame, free: np.ndarray, amount: Amount, what: str, rng: np.random.Generator) -> np.ndarray:
     """Return which of the `free` units (bool) are drawn for one side.
 
@@ -129,7 +154,7 @@ def _draw(units: pd.DataFrame, free: np.ndarray, amount: Amount, what: str, rng:
         wanted = round(size * population) if isinstance(size, float) else round(size / units["n"].mean())
         if wanted > inside.sum():
             raise SplitError(f"{what}: {size} asked for, but only {inside.sum()} people are free; ask for fewer.")
-        drawn[np.flatnonzero(inside)[_evenly(int(inside.sum()), wanted, rng)]] = True
+        drawn[np.flatnonzero(inside)[_stratified(units["stratum"].to_numpy()[inside], wanted, rng)]] = True
     return drawn
 
 

@@ -69,7 +69,7 @@ def test_age_moves_the_named_pairs_and_no_other(crowd):
 def test_best_auroc_is_what_the_oracle_reaches_and_a_fitted_discriminant_does_not_pass(crowd):
     patient, _, coupling, couplings = crowd
     expected = best_auroc(Effects())
-    assert 0.97 < expected < 0.99
+    assert 0.95 < expected < 0.98
     reached = score(couplings, DIAGNOSIS_PAIRS)
     assert roc_auc_score(patient, reached) == pytest.approx(expected, abs=0.003)
     assert auroc(reached, patient) == pytest.approx(roc_auc_score(patient, reached), abs=1e-12)

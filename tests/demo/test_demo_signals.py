@@ -17,12 +17,12 @@ from neuropipe.demo.coupling import (
 from neuropipe.demo.signals import BAND_HZ, LOADING, band_limited, regional_series
 
 PAIRS = np.triu_indices(len(NETWORKS), 1)
-N_PEOPLE, N_SAMPLES, T_R = 300, 195, 2.0
+N_PEOPLE, N_SAMPLES, T_R = 500, 195, 2.0
 
 
 @pytest.fixture(scope="module")
 def crowd():
-    """Statistics of 300 people, one number per person each: what may differ and what may not."""
+    """Statistics of 500 people, one number per person each: what may differ and what may not."""
     rng = np.random.default_rng(2)
     patient, age = np.arange(N_PEOPLE) % 2 == 0, rng.uniform(*AGE_RANGE, N_PEOPLE)
     couplings = draw_couplings(patient, age, rng)
