@@ -58,3 +58,9 @@ def test_only_the_command_line_prints():
         if path.name != "cli.py" and "\n    print(" in path.read_text()
     ]
     assert printing == []
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["format", "--check"]], ids=["check", "format"])
+def test_style(arguments):
+    done = subprocess.run([Path(sys.executable).with_name("ruff"), *arguments, ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

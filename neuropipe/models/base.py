@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -31,14 +32,14 @@ class ClipSpec:
     starts: Literal["uniform", "regular"] = "uniform"
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(BaseModel, ABC):
     """Base of every family's ``Config``: frozen, unknown keys refused, units in attribute docstrings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @abstractmethod
     def clips(self) -> ClipSpec:
         """Return how recordings are cut for training."""
-        raise NotImplementedError
 
 
 @runtime_checkable
