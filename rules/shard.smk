@@ -65,7 +65,7 @@ rule hdf5:
         mem_mb=4000,
         runtime=60,
     params:
-        version=graph.params("shard", "hdf5"),
+        version=graph.params("hdf5"),
         shards=lambda wc: graph.shard_folders([wc.dataset])[0],
     shell:
         "neuropipe hdf5 --shards {params.shards:q} --participants {input.participants:q} --output {output:q} > {log:q} 2>&1"

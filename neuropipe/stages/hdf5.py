@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.locks import lock
+from neuropipe.provenance import describe, sha256, write_json
 from neuropipe.shards import hdf5
 from neuropipe.shards.read import Shards
 
@@ -46,3 +47,6 @@ def run(*, shards: Path, participants: Path | None, output: Path) -> None:
             labels={name: _label(people[name]) for name in people},
             slots={atlas: hdf5.SLOTS.get(atlas, atlas) for atlas in source.regions.atlases},
         )
+        inputs = {"manifest.parquet": sha256(shards / "manifest.parquet")}
+        about = {"RegionOrderHash": source.regions.order_hash, "Recordings": len(source)}
+        write_json(output.with_suffix(".json"), describe("hdf5", inputs=inputs, packages=("h5py",), **about))

@@ -33,13 +33,17 @@ class Progress:
         """Count one step; `note` (e.g. the loss) is shown beside it."""
         self.done += 1
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=self.done, note=note)
+            self.bar.update(self.bar.task_ids[0], completed=self.done, note=f"{self._rate():.2f}/s {note}".rstrip())
         elif time.monotonic() - self.said >= LOG_EVERY_S:
             self.said = time.monotonic()
             log.info("%s", self._line(note))
 
+    def _rate(self) -> float:
+        """Return steps per second of this process."""
+        return (self.done - self.first) / max(time.monotonic() - self.begun, 1e-9)
+
     def _line(self, note: str) -> str:
-        rate = (self.done - self.first) / max(time.monotonic() - self.begun, 1e-9)
+        rate = self._rate()
         remaining = (self.total - self.done) / max(rate, 1e-9)
         return f"{self.what}: {self.done}/{self.total} steps, {rate:.2f}/s, {remaining:.0f} s left {note}".rstrip()
 
