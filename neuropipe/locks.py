@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuropipe.errors import LockedError
@@ -51,37 +51,62 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
-def _holder(path: Path) -> dict | None:
-    """Return who holds the lock, or None where nobody alive does."""
+def _owner(path: Path) -> dict:
+    """Return what the lock says of its holder."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # gone this moment, or left broken by a full disk
+        return {"host": "?", "pid": "?", "start": ""}
+
+
+def _is_stale(path: Path) -> bool:
+    """Return whether the lock is there and its holder is not alive."""
     try:
         age = time.time() - path.stat().st_mtime
-        owner = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError):  # being written this moment, or left broken by a full disk
-        return {"host": "?", "pid": 0} if age < STALE_AFTER_S else None
+        return False
+    owner = _owner(path)
     if owner["host"] == socket.gethostname():
-        return owner if _is_running(owner["pid"], owner["start"]) else None
-    return owner if age < STALE_AFTER_S else None
+        return not _is_running(owner["pid"], owner["start"])
+    return age >= STALE_AFTER_S
 
 
-def _take(path: Path) -> bool:
+def _clear_stale(path: Path) -> bool:
+    """Remove a dead holder's lock; return whether trying to take it again makes sense.
+
+    Only the holder of a guard may look and remove. Without it, a slow successor could remove the
+    fresh lock of a quick one, which it had seen as stale.
+    """
+    if not _is_stale(path):
+        return not path.exists()
+    guard = path.with_name(f"{path.name}.takeover")
+    try:
+        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            if time.time() - guard.stat().st_mtime > STALE_AFTER_S:  # killed within these few lines
+                guard.unlink()
+        return False
+    try:
+        if _is_stale(path):
+            path.unlink()
+        return True
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+def _take(path: Path, owner: dict) -> bool:
     """Try to become the holder; the hard link makes taking atomic on local and network file systems."""
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": _process_start(os.getpid())}
     mine = path.with_name(f".{path.name}.{owner['host']}.{owner['pid']}")
     mine.write_text(json.dumps(owner), encoding="utf-8")
     try:
-        if _holder(path) is None:
-            # Rename the stale file away first: of several successors only one succeeds in this.
-            stale = path.with_name(f"{mine.name}.stale")
+        for _ in range(2):
             try:
-                os.rename(path, stale)
-                stale.unlink()
-            except FileNotFoundError:
-                pass
-        os.link(mine, path)
-        return True
-    except FileExistsError:
+                os.link(mine, path)
+                return True
+            except FileExistsError:
+                if not _clear_stale(path):
+                    break
         return False
     finally:
         mine.unlink(missing_ok=True)
@@ -105,12 +130,13 @@ def lock(path: str | Path, wait_s: float = 30.0) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    me = {"host": socket.gethostname(), "pid": os.getpid(), "start": _process_start(os.getpid())}
     deadline = time.monotonic() + wait_s
-    while not _take(path):
+    while not _take(path, me):
         if time.monotonic() > deadline:
-            owner = _holder(path) or {"host": "?", "pid": "?"}
+            holder = _owner(path)
             raise LockedError(
-                f"{path} is held by process {owner['pid']} on {owner['host']}, which is still running. "
+                f"{path} is held by process {holder['pid']} on {holder['host']}, which is still running. "
                 "Wait for it, or stop it, then start this command again."
             )
         time.sleep(0.2)
@@ -130,4 +156,5 @@ def lock(path: str | Path, wait_s: float = 30.0) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if _owner(path) == me:  # not where it was believed dead and succeeded
+            path.unlink(missing_ok=True)
