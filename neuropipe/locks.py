@@ -22,13 +22,19 @@ HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
 
 
-def _process_start(pid: int) -> str:
-    """Return a string that differs between two processes which got the same pid, where the system tells."""
+def _status(pid: int) -> list[str]:
+    """Return the fields of a process's status from its state on; empty where the system does not tell."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as handle:
-            return handle.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+            return handle.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _process_start(pid: int) -> str:
+    """Return a string that differs between two processes which got the same pid, where the system tells."""
+    fields = _status(pid)
+    return fields[19] if len(fields) > 19 else ""
 
 
 def _is_running(pid: int, start: str) -> bool:
@@ -38,17 +44,9 @@ def _is_running(pid: int, start: str) -> bool:
         return False
     except PermissionError:
         return True
-    if _is_zombie(pid):
+    if _status(pid)[:1] == ["Z"]:  # dead, and not yet collected by its parent
         return False
     return not start or _process_start(pid) == start
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as handle:
-            return handle.read().rpartition(")")[2].split()[0] == "Z"
-    except (OSError, IndexError):
-        return False
 
 
 def _owner(path: Path) -> dict:
