@@ -53,6 +53,8 @@ class AtlasFile(Section):
     """tsv with at least ``index`` and ``name``; ``atlas, network, hemisphere, x, y, z`` are used where present."""
     space: str
     """Template space of the image, e.g. ``MNI152NLin6Asym``."""
+    kind: Literal["labels", "maps"] = "labels"
+    """``labels``: one integer per region; ``maps``: a 4-D image, one map of weights per row of the table, in order."""
     sha256: str | None = None
     """Checksum of the image; a mismatch is an error."""
 

@@ -1,7 +1,8 @@
 """Atlases: named ones from the catalogue and files of the user's own, fetched once, held to their checksum, merged.
 
-An atlas is a label image and a region table. The region table of several is the concatenation of
-theirs, in the order in which they are listed; their images are merged on the grid of each run.
+An atlas is a label image, or an image of one map per region, and a region table. The region table of
+several is the concatenation of theirs, in the order in which they are listed; their images are merged
+on the grid of each run.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csc_array
 
 from neuropipe.config import AtlasFile, expand
 from neuropipe.errors import AtlasError, RunExcluded
 from neuropipe.provenance import sha256
 from neuropipe.signals import images, tables
 from neuropipe.signals.catalogue import CATALOGUE, Entry, Remote
+from neuropipe.signals.mapfiles import read_maps
 from neuropipe.signals.regions import COLUMNS, Regions
 
 LABEL_TOLERANCE = 1e-3
@@ -26,7 +29,7 @@ LABEL_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """One label image with its table.
+    """One label image, or one image of maps, with its table.
 
     Attributes
     ----------
@@ -35,21 +38,32 @@ class Atlas:
     space : str
         Template space.
     table : DataFrame
-        Columns of a region table, and ``value``: the integer in the label image.
-    labels : int32 array (x, y, z)
-        Values of the image, 0 outside.
+        Columns of a region table, and ``value``: the integer in the label image, or the number of the
+        map (from 1).
+    labels : int32 array (x, y, z) or None
+        Values of the label image, 0 outside; None for maps.
     affine : float64 array (4, 4)
         Voxel indices to mm.
     checksum : str
         SHA-256 of the image file.
+    maps : float32 sparse.csc_array (voxel, region) or None
+        Weights, one column per row of `table`; voxels are numbered with x fastest. None for labels.
+    shape : tuple of int
+        Size of the grid (x, y, z).
     """
 
     id: str
     space: str
     table: pd.DataFrame
-    labels: np.ndarray
+    labels: np.ndarray | None
     affine: np.ndarray
     checksum: str
+    maps: csc_array | None = None
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            object.__setattr__(self, "shape", self.labels.shape)
 
 
 # --- finding and fetching -----------------------------------------------------------------------
@@ -154,15 +168,36 @@ def load(spec: str | AtlasFile) -> Atlas:
         space = item.space
     else:
         image, checksum = _own_image(spec)
-        table, space = tables.of_file(spec.id, Path(expand(spec.table))), spec.space
-    name = spec if isinstance(spec, str) else spec.id
+        table, space = tables.of_file(spec.id, Path(expand(spec.table)), spec.kind), spec.space
+    kind, name = (item.kind, spec) if isinstance(spec, str) else (spec.kind, spec.id)
+    read = _labels if kind == "labels" else _maps
     try:
-        values, affine = images.read_volume(image)
+        return read(name, space, table, image, checksum)
     except RunExcluded as error:
-        raise AtlasError(f"The label image {image} of the atlas {name} cannot be read: {error}") from error
+        raise AtlasError(f"The image {image} of the atlas {name} cannot be read: {error}") from error
+
+
+def _labels(name: str, space: str, table: pd.DataFrame, image: Path, checksum: str) -> Atlas:
+    values, affine = images.read_volume(image)
     labels = integer_labels(values, image)
     table = _with_centres(table, labels, affine)
     return Atlas(name, space, _checked(table, labels, name, image), labels, affine, checksum)
+
+
+def _maps(name: str, space: str, table: pd.DataFrame, image: Path, checksum: str) -> Atlas:
+    """Read maps; the table's rows, in the order of their numbers (from 0 or from 1), are the image's maps."""
+    maps, shape, affine = read_maps(image)
+    n_maps = maps.shape[1]
+    first = table["value"].min()
+    if sorted(table["value"]) != list(range(first, first + n_maps)) or first not in (0, 1):
+        raise AtlasError(
+            f"The atlas {name}: expected one row of its table for each of the {n_maps} maps of {image}, numbered from "
+            f"0 or from 1, found {len(table)} rows numbered {first} to {table['value'].max()}."
+        )
+    table = table.assign(value=table["value"] - first + 1)
+    columns = maps[:, table["value"].to_numpy() - 1]
+    table = _filled(table, _centres_of_maps(columns, shape, affine))
+    return Atlas(name, space, table, None, affine, checksum, columns, shape)
 
 
 def _own_image(spec: AtlasFile) -> tuple[Path, str]:
@@ -194,7 +229,7 @@ def integer_labels(values: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _with_centres(table: pd.DataFrame, labels: np.ndarray, affine: np.ndarray) -> pd.DataFrame:
-    """Fill missing centres of regions with the mean position of their voxels, in mm to a tenth."""
+    """Fill missing centres of regions with the mean position of their voxels."""
     if table[["x", "y", "z"]].notna().all(axis=None):
         return table
     where = np.argwhere(labels > 0)
@@ -202,7 +237,19 @@ def _with_centres(table: pd.DataFrame, labels: np.ndarray, affine: np.ndarray) -
     count = np.bincount(value, minlength=table["value"].max() + 1)
     sums = np.stack([np.bincount(value, weights=axis, minlength=len(count)) for axis in where.T], axis=1)
     with np.errstate(invalid="ignore"):
-        centres = (sums / count[:, None])[table["value"]] @ affine[:3, :3].T + affine[:3, 3]
+        return _filled(table, (sums / count[:, None])[table["value"]] @ affine[:3, :3].T + affine[:3, 3])
+
+
+def _centres_of_maps(maps: csc_array, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """Return the centre of weight of each map, float64 (region, 3) in mm."""
+    where = np.unravel_index(np.arange(maps.shape[0]), shape, order="F")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centres = np.stack([maps.T @ axis.astype(np.float64) / maps.sum(axis=0) for axis in where], axis=1)
+    return centres @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _filled(table: pd.DataFrame, centres: np.ndarray) -> pd.DataFrame:
+    """Return a table whose missing centres are taken from `centres`, in mm to a tenth."""
     computed = pd.DataFrame(centres.round(1), columns=["x", "y", "z"], index=table.index)
     return table.assign(**{axis: table[axis].fillna(computed[axis]) for axis in "xyz"})
 

@@ -52,7 +52,7 @@ class Entry:
     n_regions : int
         Number of regions; labels are 1..n in the atlas's own order.
     image : Remote
-        The label image.
+        The label image, or the 4-D image of maps.
     table : Remote or None
         The table of names; without one regions are called after `names`.
     names : tuple of str
@@ -63,6 +63,8 @@ class Entry:
         What merged tables call it.
     licence, citation : str
         As published.
+    kind : {"labels", "maps"}
+        ``labels``: one integer per region; ``maps``: one map of weights per region, in the table's order.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Entry:
     names: tuple[str, ...] = ()
     network: str | None = None
     aliases: tuple[str, ...] = ()
+    kind: Literal["labels", "maps"] = "labels"
 
 
 def _templateflow(file: str, sha256: str | None = None) -> Remote:

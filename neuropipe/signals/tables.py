@@ -15,6 +15,13 @@ from neuropipe.signals.regions import Regions
 
 # 7Networks_LH_Default_pCunPCC_9: hemisphere and network stand in the name.
 SCHAEFER_NAME = re.compile(r"^(?:7|17)Networks_(?P<hemisphere>[LR])H_(?P<network>[A-Za-z]+)_")
+# Column names under which the numbers, names and networks of regions are published (DiFuMo, BIDS, LUTs), in lower case.
+ALIASES = {
+    "index": ("component", "roi", "number"),
+    "name": ("difumo_names", "label_name", "region"),
+    "network": ("yeo_networks7", "network_label", "yeo7_network"),
+}
+NOWHERE = ("no network found", "none", "n/a")  # what tables write where a region belongs to no network
 SIDE = re.compile(r"(?:^|[-_ ])(?P<hemisphere>[LRlr])[Hh]?$|^(?P<first>Left|Right)\b")
 
 
@@ -35,13 +42,13 @@ def of_entry(entry: Entry, path: Path | None) -> pd.DataFrame:
         names = path.read_text(encoding="utf-8-sig").split("\n")
         names = [name.strip() for name in names if name.strip()]
         table = pd.DataFrame({"index": range(1, len(names) + 1), "name": names})
-    table = table[table["index"] > 0]
+    table = _without_background(table, entry.kind)
     if len(table) != entry.n_regions:
         raise AtlasError(f"{path}: expected {entry.n_regions} regions of {entry.id}, found {len(table)}.")
     return _complete(table.assign(atlas=entry.id))
 
 
-def of_file(name: str, path: Path) -> pd.DataFrame:
+def of_file(name: str, path: Path, kind: str = "labels") -> pd.DataFrame:
     """Return the table of a user's atlas.
 
     Parameters
@@ -51,6 +58,8 @@ def of_file(name: str, path: Path) -> pd.DataFrame:
     path : Path
         tsv with ``index`` (integer in the image) and ``name``; ``atlas``, ``label`` (integer inside
         that atlas), ``network``, ``hemisphere``, ``x``, ``y``, ``z`` are used where present.
+    kind : {"labels", "maps"}
+        In a label image 0 is the background; maps may be numbered from 0.
 
     Notes
     -----
@@ -60,8 +69,7 @@ def of_file(name: str, path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise AtlasError(f"No region table {path} (atlas {name}); correct atlases in config.yaml.")
-    table = _read_tsv(path)
-    table = table[table["index"] > 0]  # BIDS tables may list the background
+    table = _without_background(_read_tsv(path), kind)
     if "atlas" not in table:
         table = table.assign(atlas=name)
     else:
@@ -75,6 +83,7 @@ def _read_tsv(path: Path) -> pd.DataFrame:
     table = pd.read_csv(
         StringIO(path.read_text(encoding="utf-8-sig")), sep="\t", dtype=str, keep_default_na=False, na_values=["n/a"]
     )
+    table = _renamed(table)
     missing = [column for column in ("index", "name") if column not in table]
     if missing:
         raise AtlasError(f"{path} needs the columns index and name (tab separated); found {list(table.columns)}.")
@@ -82,6 +91,25 @@ def _read_tsv(path: Path) -> pd.DataFrame:
     if numbers.isna().any() or (numbers % 1 != 0).any() or numbers.duplicated().any():
         raise AtlasError(f"{path}: the column index must hold a different whole number in each row.")
     return table.assign(index=numbers.astype(int))
+
+
+def _renamed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose columns have our names where they were published under another one."""
+    lower = {column.lower(): column for column in table.columns}
+    names = {}
+    for ours, published in ALIASES.items():
+        there = [lower[name] for name in (ours, *published) if name in lower]
+        if there:
+            names[there[0]] = ours
+    return table.rename(columns=names)
+
+
+def _without_background(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Drop the background, which BIDS tables may list as 0; the first map may have that number too."""
+    background = table["index"] <= 0
+    if kind == "maps":
+        background &= table["name"].str.lower().isin(["background", "unknown"])
+    return table[~background]
 
 
 def _catalogue_ids(table: pd.DataFrame) -> pd.Series:
@@ -112,6 +140,7 @@ def _complete(table: pd.DataFrame) -> pd.DataFrame:
     }
     for column, values in guessed.items():
         given = table[column] if column in table else pd.Series(np.nan, index=table.index, dtype=object)
+        given = given.mask(given.astype(str).str.lower().isin(NOWHERE), "") if column == "network" else given
         columns[column] = given.fillna(values).fillna("")
     for axis in "xyz":
         given = table[axis] if axis in table else pd.Series(np.nan, index=table.index)

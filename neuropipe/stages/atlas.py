@@ -77,7 +77,7 @@ def show(entry: Entry) -> list[str]:
         return [*lines, f"  fetch it   neuropipe atlas fetch {entry.id}"]
     atlas = atlases.load(entry.id)
     zooms = " x ".join(f"{size:.3g}" for size in (atlas.affine[:3, :3] ** 2).sum(axis=0) ** 0.5)
-    shape = " x ".join(map(str, atlas.labels.shape))
+    shape = " x ".join(map(str, atlas.shape))
     networks = atlas.table["network"].value_counts(sort=False)
     counts = [f"{name} {n}" for name, n in networks.items() if name]
     lines += [f"  grid       {shape}, {zooms} mm", f"  networks   {', '.join(counts) or 'none named'}"]
