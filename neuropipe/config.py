@@ -108,6 +108,10 @@ class Clean(Section):
     """Per region over the run."""
     fd_threshold_mm: Annotated[float, Field(gt=0)] = 0.5
     """Volumes above this framewise displacement are censored by ``scrubbing``, and counted by every strategy."""
+    smoothing_fwhm_mm: Annotated[float, Field(gt=0)] | None = None
+    """Gaussian smoothing of the image before averaging, full width at half maximum in mm; null for none."""
+    maps: Literal["weighted_mean", "least_squares"] = "weighted_mean"
+    """How an image is averaged over maps: by their weights, or by least squares (nilearn's ``NiftiMapsMasker``)."""
 
     @model_validator(mode="after")
     def _band(self) -> Clean:

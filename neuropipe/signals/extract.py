@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
+from scipy import linalg, sparse
 
 from neuropipe.errors import RunExcluded
 from neuropipe.signals import images
-from neuropipe.signals.grids import Merged
+from neuropipe.signals.weights import Weights, smoothed
 
 VOLUMES_PER_READ = 8
 
@@ -34,7 +35,8 @@ class Extraction:
     n_used : int64 array (region,)
         Voxels averaged: inside the brain mask and with signal in every volume.
     coverage : float64 array (region,)
-        `n_used` over the region's voxels on this grid; 0 for a region without voxels.
+        Their weight over that of all the region's voxels on this grid (for labels, their number over the
+        number of voxels); 0 for a region without voxels.
     n_without_signal : int
         Voxels inside mask and atlas left out because they were zero or not finite at some time.
     """
@@ -52,7 +54,14 @@ def grid_of(image: Path) -> tuple[tuple[int, ...], np.ndarray]:
     return layout.shape, layout.affine
 
 
-def extract(image: Path, mask: Path | None, atlas: Merged) -> Extraction:
+def extract(
+    image: Path,
+    mask: Path | None,
+    atlas: Weights,
+    *,
+    smoothing_fwhm_mm: float | None = None,
+    maps: Literal["weighted_mean", "least_squares"] = "weighted_mean",
+) -> Extraction:
     """Average an image over the regions of an atlas.
 
     Parameters
@@ -63,8 +72,15 @@ def extract(image: Path, mask: Path | None, atlas: Merged) -> Extraction:
         Brain mask on the same grid; voxels up to 0.5 are outside (masks may be scaled, so ``== 1``
         would select nothing). What lies outside the mask is zero in preprocessed images and would
         dilute the means.
-    atlas : Merged
-        Labels on the image's grid.
+    atlas : Weights
+        On the image's grid.
+    smoothing_fwhm_mm : float, optional
+        Average the image smoothed by a Gaussian of this full width at half maximum in mm. The weights
+        are smoothed in its place, which is the same.
+    maps : str
+        ``weighted_mean``: sum of weight times value over the sum of weights; ``least_squares``: the
+        series whose mixture by the maps comes nearest to the image, as nilearn's ``NiftiMapsMasker``
+        does. For labels both are the mean.
 
     Raises
     ------
@@ -78,34 +94,57 @@ def extract(image: Path, mask: Path | None, atlas: Merged) -> Extraction:
     pass; where they do, a second pass sums without them.
     """
     shape, affine = grid_of(image)
-    assert shape[:3] == atlas.labels.shape, "the atlas must have been merged on the grid of the image"
-    inside = atlas.labels > 0
-    if mask is not None:
-        brain, mask_affine = images.read_volume(mask)
-        if not images.same_grid(shape, affine, brain.shape, mask_affine):
-            raise RunExcluded(
-                "mask on another grid",
-                f"expected {mask.name} on the grid of {image.name} {shape[:3]}, found {brain.shape} or another affine",
-            )
-        inside &= brain > 0.5
-    voxels = np.flatnonzero(inside.ravel(order="F"))
-    region = atlas.labels.ravel(order="F")[voxels] - 1
-    n_regions = len(atlas.n_voxels)
-    sums, usable, empty = _sum(image, voxels, region, n_regions)
-    if not (usable | empty).all():
-        sums, _, _ = _sum(image, voxels[usable], region[usable], n_regions)
-    n_used = np.bincount(region[usable], minlength=n_regions)
+    assert shape[:3] == atlas.shape, "the atlas must have been put on the grid of the image"
+    inside = atlas.matrix if mask is None else _within(atlas.matrix, _brain(mask, image, shape, affine))
+    weights = smoothed(inside, atlas.shape, affine, smoothing_fwhm_mm) if smoothing_fwhm_mm else inside
+    voxels = np.flatnonzero(np.bincount(weights.indices, minlength=weights.shape[0]))
+    weights = sparse.csr_array(weights[voxels].T)  # (region, voxel)
+    sums, usable, empty = _sum(image, voxels, weights)
+    if not usable.all():
+        voxels, weights = voxels[usable], weights[:, np.flatnonzero(usable)]
+        if not (usable | empty).all():
+            sums, _, _ = _sum(image, voxels, weights)
+    used, total = weights.sum(axis=1), atlas.total
     with np.errstate(invalid="ignore", divide="ignore"):
-        series = sums / n_used
-        coverage = np.where(atlas.n_voxels > 0, n_used / atlas.n_voxels, 0.0)
-    series[:, n_used == 0] = np.nan
+        coverage = np.where(total > 0, used / total, 0.0)
+        series = _unmixed(sums, inside[voxels]) if maps == "least_squares" else sums / used
+    series[:, used == 0] = np.nan
+    n_used = np.diff(sparse.csc_array(inside[voxels]).indptr).astype(np.int64)
     return Extraction(series, n_used, coverage, int((~usable).sum()))
 
 
-def _sum(
-    image: Path, voxels: np.ndarray, region: np.ndarray, n_regions: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the sums (time, region) over `voxels`, which of them have signal throughout, and which never.
+def _brain(mask: Path, image: Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """Return which voxels (x fastest) a mask says are brain."""
+    brain, mask_affine = images.read_volume(mask)
+    if not images.same_grid(shape, affine, brain.shape, mask_affine):
+        raise RunExcluded(
+            "mask on another grid",
+            f"expected {mask.name} on the grid of {image.name} {shape[:3]}, found {brain.shape} or another affine",
+        )
+    return brain.ravel(order="F") > 0.5
+
+
+def _within(matrix: sparse.csc_array, brain: np.ndarray) -> sparse.csc_array:
+    """Return weights without those of voxels outside the brain."""
+    kept = brain[matrix.indices]
+    starts = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
+    return sparse.csc_array((matrix.data[kept], matrix.indices[kept], starts), shape=matrix.shape)
+
+
+def _unmixed(sums: np.ndarray, maps: sparse.csc_array) -> np.ndarray:
+    """Return the least-squares series (time, region) from the maps' sums (time, region) and the maps themselves.
+
+    The normal equations: ``(M'M) s = M'x``; `sums` holds ``M'x``.
+    """
+    known = np.diff(sparse.csc_array(maps).indptr) > 0
+    columns = maps[:, np.flatnonzero(known)]
+    series = np.full_like(sums, np.nan)
+    series[:, known] = linalg.lstsq((columns.T @ columns).toarray(), sums[:, known].T)[0].T
+    return series
+
+
+def _sum(image: Path, voxels: np.ndarray, weights: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return weighted sums (time, region) over `voxels`, which of them have signal throughout, and which never.
 
     A voxel that is never finite or never differs from zero adds nothing to the sums.
     """
@@ -120,7 +159,7 @@ def _sum(
                 if bad.any():
                     finite &= ~bad.any(axis=0)
                     values[bad] = 0
-            sums.extend(np.bincount(region, weights=volume, minlength=n_regions) for volume in values)
+            sums.append((weights @ values.T.astype(np.float64, order="C")).T)
             np.minimum(lowest, values.min(axis=0), out=lowest)
             np.maximum(highest, values.max(axis=0), out=highest)
     # With an intercept zero is stored as the nearest integer: compare scaled values to half a step.
@@ -128,8 +167,7 @@ def _sum(
     bounds = np.sort(layout.scaled(np.stack([lowest, highest])), axis=0)  # the slope may be negative
     touches_zero = np.abs(bounds[0]) <= step
     empty = touches_zero & (np.abs(bounds[1]) <= step) & (layout.intercept == 0)
-    n_voxels = np.bincount(region, minlength=n_regions)
-    return np.stack(sums) * layout.slope + n_voxels * layout.intercept, finite & ~touches_zero, empty
+    return np.concatenate(sums) * layout.slope + weights.sum(axis=1) * layout.intercept, finite & ~touches_zero, empty
 
 
 @contextmanager

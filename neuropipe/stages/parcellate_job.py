@@ -18,9 +18,9 @@ from neuropipe.signals import atlases as atlas_files
 from neuropipe.signals import confounds as confound_tables
 from neuropipe.signals import quality
 from neuropipe.signals.extract import extract, grid_of
-from neuropipe.signals.grids import Merged, merge
 from neuropipe.signals.regions import Regions
 from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
+from neuropipe.signals.weights import Weights, on_run
 
 GRIDS_KEPT = 4  # a few MB each; runs whose affines differ in the last digits must not fill the memory
 
@@ -44,7 +44,7 @@ class Job:
     settings : dict
         Everything that decides what a product looks like; its hash is part of every fingerprint.
     grids : dict
-        Atlases merged on the last grids seen.
+        Weights on the last grids seen.
     """
 
     dataset: str
@@ -53,7 +53,7 @@ class Job:
     atlases: list[atlas_files.Atlas]
     regions: Regions
     settings: dict[str, Any]
-    grids: dict[tuple, Merged] = field(default_factory=dict)
+    grids: dict[tuple, Weights] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str, dataset: str) -> Job:
@@ -79,14 +79,14 @@ class Job:
         root = data_root(Path(configuration.expand(section.path)))
         return cls(dataset, root, config, atlases, regions, settings)
 
-    def merged_on(self, image: Path) -> Merged:
+    def weights_on(self, image: Path) -> Weights:
         """Return the atlases on the grid of an image; runs of one study share a few grids."""
         shape, affine = grid_of(image)
         key = (shape[:3], affine.tobytes())
         if key not in self.grids:
             if len(self.grids) >= GRIDS_KEPT:
                 self.grids.pop(next(iter(self.grids)))
-            self.grids[key] = merge(self.atlases, shape, affine)
+            self.grids[key] = on_run(self.atlases, shape, affine)
         return self.grids[key]
 
     def fingerprint(self, row: dict[str, str]) -> str:
@@ -143,14 +143,15 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     # What motion alone rules out is not worth inflating an image for.
     quality.check(quality_before(confounds, t_r, config.clean), config.exclude)
     image = job.root / row["image"]
-    merged = job.merged_on(image)
-    means = extract(image, job.root / row["mask"], merged)
+    weights = job.weights_on(image)
+    averaging = {"smoothing_fwhm_mm": config.clean.smoothing_fwhm_mm, "maps": config.clean.maps}
+    means = extract(image, job.root / row["mask"], weights, **averaging)
     if len(means.series) != n_volumes:
         raise RunExcluded("changed since index", f"{image.name} has {len(means.series)} volumes, not {n_volumes}")
     sections = config.clean, config.exclude
     result = clean_run(means.series, t_r, confounds, *sections, n_used=means.n_used, coverage=means.coverage)
     result.facts["VoxelsWithoutSignal"] = means.n_without_signal
-    result.facts["VoxelsOfSeveralAtlases"] = merged.n_overlapping
+    result.facts["VoxelsOfSeveralAtlases"] = weights.n_overlapping
     return result
 
 

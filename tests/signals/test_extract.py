@@ -18,7 +18,7 @@ from neuropipe.signals import extract as extraction
 from neuropipe.signals import images
 from neuropipe.signals.atlases import Atlas
 from neuropipe.signals.extract import extract, grid_of
-from neuropipe.signals.grids import Merged, merge
+from neuropipe.signals.weights import Weights, on_run
 
 SHAPE = (12, 10, 9)
 AFFINE = np.array([[-3.0, 0, 0, 20], [0, 3, 0, -15], [0, 0, 3, -12], [0, 0, 0, 1]])  # stored right to left
@@ -43,9 +43,9 @@ def mask(rng: np.random.Generator) -> np.ndarray:
     return rng.random(SHAPE) > 0.3
 
 
-def atlas_of(labels: np.ndarray, shape: tuple[int, ...] = SHAPE, affine: np.ndarray = AFFINE) -> Merged:
+def atlas_of(labels: np.ndarray, shape: tuple[int, ...] = SHAPE, affine: np.ndarray = AFFINE) -> Weights:
     table = pd.DataFrame({"value": range(1, 9), "name": [f"r{n}" for n in range(1, 9)]})
-    return merge([Atlas("toy", "MNI", table, labels.astype(np.int32), AFFINE, "")], shape, affine)
+    return on_run([Atlas("toy", "MNI", table, labels.astype(np.int32), AFFINE, "")], shape, affine)
 
 
 def save(path: Path, data: np.ndarray, dtype: str = "float32", scaling: tuple[float, float] | None = None) -> Path:
@@ -184,7 +184,7 @@ def test_every_truncation_and_every_flipped_bit_is_noticed(
         with pytest.raises(RunExcluded, match=r"truncated image|damaged image"):
             extract(image, None, atlas)
     start = 10 + len("bold.nii") + 1  # after gzip's own header, whose bits say nothing of the content
-    for position, bit in zip(rng.integers(start, len(content), size=100), rng.integers(0, 8, size=100), strict=True):
+    for position, bit in zip(rng.integers(start, len(content), size=500), rng.integers(0, 8, size=500), strict=True):
         flipped = bytearray(content)
         flipped[position] ^= 1 << bit
         image.write_bytes(bytes(flipped))

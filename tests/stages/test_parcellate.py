@@ -309,7 +309,7 @@ def test_files_that_changed_after_the_index(study: TinyStudy) -> None:
 def test_bugs_are_not_exclusions(study: TinyStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     study.add("01")
 
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(parcellate_job, "extract", broken)
