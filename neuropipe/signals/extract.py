@@ -11,17 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from scipy import linalg, sparse
+from scipy import linalg, ndimage, sparse
 
 from neuropipe.errors import RunExcluded
 from neuropipe.signals import images
 from neuropipe.signals.weights import Weights, smoothed
 
 VOLUMES_PER_READ = 8
+# Voxels this near to one without signal may lose theirs when the head moves; their values are kept, to this size.
+EDGE_VOXELS = 2
+EDGE_BYTES = 1 << 25
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +94,9 @@ def extract(
     Notes
     -----
     A voxel that is zero, or not finite, in some volumes only (it left the field of view) would put
-    jumps into its region, so it is left out. That such voxels exist is known only at the end of the
-    pass; where they do, a second pass sums without them.
+    jumps into its region, so it is left out. Which voxels these are is known only at the end of the
+    pass. Nearly all lie at the edge of the field of view, where the voxels' own values are kept and
+    can be taken from the sums; where one does not, a second pass sums without it.
     """
     shape, affine = grid_of(image)
     assert shape[:3] == atlas.shape, "the atlas must have been put on the grid of the image"
@@ -99,11 +104,15 @@ def extract(
     weights = smoothed(inside, atlas.shape, affine, smoothing_fwhm_mm) if smoothing_fwhm_mm else inside
     voxels = np.flatnonzero(np.bincount(weights.indices, minlength=weights.shape[0]))
     weights = sparse.csr_array(weights[voxels].T)  # (region, voxel)
-    sums, usable, empty = _sum(image, voxels, weights)
+    found = _sum(image, voxels, weights, keep_edge=True)
+    sums, usable = found.sums, found.usable
     if not usable.all():
+        lost = ~(usable | found.empty)
+        if found.edge[lost].all():
+            sums = sums - found.of_edge(weights, lost)
         voxels, weights = voxels[usable], weights[:, np.flatnonzero(usable)]
-        if not (usable | empty).all():
-            sums, _, _ = _sum(image, voxels, weights)
+        if not found.edge[lost].all():
+            sums = _sum(image, voxels, weights, keep_edge=False).sums
     used, total = weights.sum(axis=1), atlas.total
     with np.errstate(invalid="ignore", divide="ignore"):
         coverage = np.where(total > 0, used / total, 0.0)
@@ -143,16 +152,50 @@ def _unmixed(sums: np.ndarray, maps: sparse.csc_array) -> np.ndarray:
     return series
 
 
-def _sum(image: Path, voxels: np.ndarray, weights: sparse.csr_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return weighted sums (time, region) over `voxels`, which of them have signal throughout, and which never.
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What one pass over an image gives.
 
-    A voxel that is never finite or never differs from zero adds nothing to the sums.
+    Attributes
+    ----------
+    sums : float64 array (time, region)
+        Weighted sums of all voxels, scaled.
+    usable, empty : bool arrays (voxel,)
+        Which voxels have signal in every volume, and which never; these add nothing to the sums.
+    edge : bool array (voxel,)
+        Voxels whose own values were kept.
+    values : array (time, edge voxel)
+        These values, as stored.
+    layout : Layout
+        Says how they are scaled.
     """
+
+    sums: np.ndarray
+    usable: np.ndarray
+    empty: np.ndarray
+    edge: np.ndarray
+    values: np.ndarray
+    layout: images.Layout
+
+    def of_edge(self, weights: sparse.csr_array, chosen: np.ndarray) -> np.ndarray:
+        """Return what `chosen` edge voxels (a bool array over all voxels) added to the sums."""
+        values = self.layout.scaled(self.values[:, chosen[self.edge]])
+        return (weights[:, np.flatnonzero(chosen)] @ values.T).T
+
+
+def _sum(image: Path, voxels: np.ndarray, weights: sparse.csr_array, *, keep_edge: bool) -> _Pass:
+    """Sum an image over `voxels`, weighted by `weights` (region, voxel)."""
     sums: list[np.ndarray] = []
-    finite = np.ones(len(voxels), dtype=bool)
+    finite, edge = np.ones(len(voxels), dtype=bool), np.zeros(len(voxels), dtype=bool)
     lowest, highest = np.full(len(voxels), np.inf), np.full(len(voxels), -np.inf)
     with _volumes(image) as (layout, chunks):
-        for volumes in chunks:
+        # With an intercept zero is stored as the nearest integer: compare scaled values to half a step.
+        step = abs(layout.slope) / 2 if layout.dtype.kind in "iu" and layout.intercept else 0.0
+        for first, volumes in zip(count(step=VOLUMES_PER_READ), chunks, strict=False):
+            if first == 0:
+                if keep_edge:
+                    edge = _edge(np.abs(layout.scaled(volumes[0])) <= step, voxels, layout)
+                kept = np.empty((layout.n_volumes, int(edge.sum())), dtype=layout.dtype)
             values = np.take(volumes, voxels, axis=1)  # (chunk, voxel)
             if values.dtype.kind == "f":
                 bad = ~np.isfinite(values)
@@ -160,14 +203,29 @@ def _sum(image: Path, voxels: np.ndarray, weights: sparse.csr_array) -> tuple[np
                     finite &= ~bad.any(axis=0)
                     values[bad] = 0
             sums.append((weights @ values.T.astype(np.float64, order="C")).T)
+            kept[first : first + len(values)] = values[:, edge]
             np.minimum(lowest, values.min(axis=0), out=lowest)
             np.maximum(highest, values.max(axis=0), out=highest)
-    # With an intercept zero is stored as the nearest integer: compare scaled values to half a step.
-    step = abs(layout.slope) / 2 if layout.dtype.kind in "iu" and layout.intercept else 0.0
     bounds = np.sort(layout.scaled(np.stack([lowest, highest])), axis=0)  # the slope may be negative
     touches_zero = np.abs(bounds[0]) <= step
     empty = touches_zero & (np.abs(bounds[1]) <= step) & (layout.intercept == 0)
-    return np.concatenate(sums) * layout.slope + weights.sum(axis=1) * layout.intercept, finite & ~touches_zero, empty
+    return _Pass(
+        sums=np.concatenate(sums) * layout.slope + weights.sum(axis=1) * layout.intercept,
+        usable=finite & ~touches_zero,
+        empty=empty,
+        edge=edge,
+        values=kept,
+        layout=layout,
+    )
+
+
+def _edge(without_signal: np.ndarray, voxels: np.ndarray, layout: images.Layout) -> np.ndarray:
+    """Return which of `voxels` lie near a voxel that has no signal in the first volume; none where they are many."""
+    volume = without_signal.reshape(layout.shape[:3], order="F")
+    near = ndimage.binary_dilation(volume, iterations=EDGE_VOXELS).ravel(order="F")[voxels]
+    if near.sum() * layout.n_volumes * layout.dtype.itemsize > EDGE_BYTES:
+        near[:] = False
+    return near
 
 
 @contextmanager

@@ -146,6 +146,37 @@ def test_voxels_that_leave_the_field_of_view_do_not_count(
     assert found.n_used[0] == len(of_region_1) - 3 and found.n_used[1] == len(of_region_2) - 1
 
 
+@pytest.mark.parametrize(("dtype", "scaling"), [("int16", None), ("int16", (0.5, -20.0)), ("float32", None)])
+@pytest.mark.parametrize("where", ["edge", "middle", "both"])
+def test_voxels_lost_at_the_edge_cost_no_second_pass(
+    tmp_path: Path,
+    rng: np.random.Generator,
+    labels: np.ndarray,
+    dtype: str,
+    scaling: tuple[float, float] | None,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nine volumes with signal and then none: the voxels' nine values must be out of the sums again."""
+    data = rng.integers(500, 999, size=(*SHAPE, N_VOLUMES)).astype(np.float64)
+    outside = round(-scaling[1] / scaling[0]) if scaling else 0
+    data[..., 0, :] = outside  # below the field of view
+    lost = np.zeros(SHAPE, dtype=bool)
+    lost[2:9, 3:9, 1] = where != "middle"
+    lost[5, 5, 6] = where != "edge"
+    data[lost, 9:] = outside
+    image = save(tmp_path / "bold.nii.gz", data, dtype, scaling)
+    passes = []
+    opened = extraction._volumes
+    monkeypatch.setattr(extraction, "_volumes", lambda path: passes.append(path) or opened(path))
+    found = extract(image, None, atlas_of(labels))
+    slope, intercept = scaling or (1.0, 0.0)
+    kept = ~lost & (np.arange(SHAPE[2]) > 0)
+    expected = [(data[kept & (labels == n)] * slope + intercept).mean(axis=0) for n in (1, 2, 3, 5, 6, 7, 8)]
+    np.testing.assert_allclose(np.delete(found.series, 3, axis=1), np.array(expected).T, rtol=1e-10)
+    assert len(passes) == (1 if where == "edge" else 2)
+
+
 def test_values_around_zero_are_signal(tmp_path: Path, rng: np.random.Generator, labels: np.ndarray) -> None:
     """Denoised images have no mean: passing through zero is not leaving the field of view."""
     data = rng.integers(-3, 4, size=(*SHAPE, N_VOLUMES))
