@@ -52,7 +52,7 @@ def test_all_mistakes_come_in_one_message(content):
         "datasets.demo.n_chunk: unknown key; found 'n_chunk', did you mean 'n_chunks'?",
         "tasks.age.split: found 'man', did you mean 'main'?",
         "splits.main.test: a share lies between 0 and 1",
-        "clean.strategy: input should be 'none', 'simple'",
+        "clean.strategy: input should be 'none', 'cosine'",
     ):
         assert part in message
 
