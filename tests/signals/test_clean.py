@@ -229,3 +229,68 @@ def test_slow_runs_end_at_their_own_nyquist(rng: np.random.Generator) -> None:
     """4 s carry up to 0.125 Hz; a low-pass beyond that is no filter, and the band says so."""
     found = cleaned(rng.normal(size=(150, 2)), 4.0, low_pass=0.2, target=2.0)
     assert found.pass_band[1] <= 0.125 and len(found.series) == 299
+
+
+@pytest.mark.parametrize("bad", [[], [0, 1, 30, 31, 120, 149]])
+@pytest.mark.parametrize("standardize", ["zscore_sample", "psc"])
+def test_a_high_pass_alone_is_nilearns_cosine_filter(
+    rng: np.random.Generator, bad: list[int], standardize: str
+) -> None:
+    """The same cosines, regressed together with the confounds on the kept volumes."""
+    series, confounds = 1000 + rng.normal(size=(150, 5)).cumsum(axis=0), rng.normal(size=(150, 4))
+    censored = np.isin(np.arange(150), bad)
+    found = cleaned(series, 2.0, confounds, censored, high_pass=0.008, low_pass=None, standardize=standardize)
+    expected = nilearn_clean(
+        series,
+        detrend=False,
+        filter="cosine",
+        high_pass=0.008,
+        t_r=2.0,
+        confounds=confounds,
+        sample_mask=np.flatnonzero(~censored),
+        standardize=standardize,
+    )
+    np.testing.assert_allclose(found.series[~censored], expected, atol=1e-9)
+
+
+def test_fmripreps_cosines_as_confounds_are_nilearns_high_pass(rng: np.random.Generator) -> None:
+    """Strategies with cosines and no band of their own: what nilearn does with the same table."""
+    series, motion = 500 + rng.normal(size=(200, 5)).cumsum(axis=0), rng.normal(size=(200, 6))
+    table = np.hstack([motion, stop_band(200, 2.0, 1 / 128, 1.0)[:, 1:]])
+    found = cleaned(series, 2.0, table, high_pass=None, low_pass=None, standardize="zscore_sample")
+    expected = nilearn_clean(series, confounds=table, detrend=True, standardize="zscore_sample", t_r=2.0)
+    np.testing.assert_allclose(found.series, expected, atol=1e-9)
+
+
+def test_percent_change_is_relative_to_the_mean_before_cleaning(rng: np.random.Generator) -> None:
+    """A sine of 1 % of a region's mean, in the band, has an amplitude of 1 %, whatever the mean."""
+    mean = np.array([100.0, 1000.0, 50.0])
+    wave = np.cos(np.pi * 40 * (np.arange(200) + 0.5) / 200)[:, None]  # 0.05 Hz
+    found = cleaned(mean * (1 + 0.01 * wave), 2.0, standardize="psc").series
+    np.testing.assert_allclose(found, np.repeat(wave, 3, axis=1), atol=1e-8)
+
+
+def test_percent_change_needs_a_baseline(rng: np.random.Generator) -> None:
+    series = 100 + rng.normal(size=(200, 3))
+    series[:, 1] -= 100
+    assert np.isnan(cleaned(series, 2.0, standardize="psc").series).all(axis=0).tolist() == [False, True, False]
+    with pytest.raises(RunExcluded, match="no baseline: percent signal change needs"):
+        cleaned(series[:, [0, 2]] - 100, 2.0, standardize="psc")
+
+
+def test_a_trend_is_left_on_request(rng: np.random.Generator) -> None:
+    series = np.arange(100.0)[:, None] + rng.normal(size=(100, 2))
+    kept = cleaned(series, 2.0, high_pass=None, low_pass=None, detrend=False)
+    np.testing.assert_allclose(kept.residual, series - series.mean(axis=0), atol=1e-9)
+    assert kept.freedom.left == 99
+
+
+def test_the_numbers_of_the_guard_add_up(rng: np.random.Generator) -> None:
+    """Volumes that lie close together are not independent within a narrow band: what they truly take is counted."""
+    censored = np.isin(np.arange(300), range(100, 130))
+    found = cleaned(rng.normal(size=(300, 2)), 0.72, rng.normal(size=(300, 9)), censored).freedom
+    design = np.hstack([stop_band(300, 0.72, **BAND), np.eye(300)[:, censored]])
+    assert found.n_censored == np.linalg.matrix_rank(design, tol=1e-7) - found.n_stop_band < 30
+    assert found.n_confounds == 9
+    assert found.left == 300 - found.n_censored - 9 - found.n_stop_band
+    assert f"{found.n_censored} censored (of 30; the others add nothing)" in str(found)

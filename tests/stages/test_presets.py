@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel as nib
 import numpy as np
@@ -210,3 +211,13 @@ def test_abide_tables_band_passed_without_their_mean(published_data: Path, tmp_p
         mean_fc[mean_signal] = np.mean(correlations)
     assert max(outside.values()) < 0.02
     assert mean_fc[False] > 0.1 > abs(mean_fc[True])
+
+
+def test_the_examples_of_the_documentation_are_valid() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "cleaning.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        config.parse({"study": "s", "datasets": {"d": SERIES}, **yaml.safe_load(block)})
+    described = set(re.findall(r"`([^`\n]+)`", re.sub("```.*?```", "", text, flags=re.DOTALL)))
+    assert set(get_args(config.Strategy)) <= described and set(NAMES) <= described
