@@ -133,6 +133,7 @@ def ours(image: Path, folder: Path, atlases: list[str], cleaning: str, n_volumes
     import pandas as pd
     from threadpoolctl import threadpool_limits
 
+    from neuropipe.config import Clean
     from neuropipe.signals import images
     from neuropipe.signals.atlases import Atlas, integer_labels
     from neuropipe.signals.clean import clean
@@ -147,32 +148,14 @@ def ours(image: Path, folder: Path, atlases: list[str], cleaning: str, n_volumes
         loaded.append(Atlas(name, "benchmark", table, labels, affine, ""))
     weights = on_run(loaded, *grid_of(image))
     regressors, none_censored = confounds(n_volumes), np.zeros(n_volumes, dtype=bool)
-    band = {"high_pass": 0.01, "low_pass": 0.1}
+    settings = None if cleaning == "none" else Clean(filter=cleaning, t_r=None, standardize="zscore_sample")
 
     def work() -> np.ndarray:
         with threadpool_limits(limits=1):
             means = extract(image, folder / "mask.nii.gz", weights).series
-            if cleaning == "none":
+            if settings is None:
                 return means
-            if cleaning == "butterworth":
-                return signal_clean(means, regressors, **band)
-            cleaned = clean(
-                means,
-                T_R,
-                regressors,
-                none_censored,
-                **band,
-                target_t_r=None,
-                standardize=True,
-                min_degrees_of_freedom=1,
-            )
-            return cleaned.series
-
-    if cleaning == "butterworth":
-        from nilearn.signal import clean as signal_clean_
-
-        def signal_clean(series: np.ndarray, regressors: np.ndarray, **band: float) -> np.ndarray:
-            return signal_clean_(series, confounds=regressors, t_r=T_R, standardize="zscore_sample", **band)
+            return clean(means, T_R, regressors, none_censored, settings).series
 
     return work
 

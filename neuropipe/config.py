@@ -21,6 +21,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 People = Literal["train_side", "external", "everyone"]
 RECIPES = Path(__file__).parent / "recipes"
+PRESETS = Path(__file__).parent / "presets"
 
 
 class Section(BaseModel):
@@ -89,34 +90,96 @@ class ColumnStrategy(Section):
     """Column names or shell patterns (``a_comp_cor_0?``)."""
 
 
+Strategy = Literal[
+    "none",
+    "cosine",
+    "gsr_only",
+    "simple",
+    "scrubbing",
+    "24P",
+    "27P",
+    "36P",
+    "36P+spikes",
+    "acompcor",
+    "acompcor_gsr",
+    "acompcor50",
+    "compcor",
+    "icaaroma",
+    "icaaroma_gsr",
+]
+
+
 class Clean(Section):
     """How regional series are cleaned."""
 
-    strategy: Literal["none", "simple", "scrubbing", "24P", "27P", "36P", "acompcor", "icaaroma"] | ColumnStrategy = (
-        "24P"
-    )
-    """Confounds to regress, by nilearn's and XCP-D's names."""
+    strategy: Strategy | ColumnStrategy = "24P"
+    """Confounds to regress, by nilearn's and XCP-D's names, or columns of the table (see docs/cleaning.md)."""
     global_signal: bool = False
-    """Regress the global signal too."""
+    """Regress the table's global signal too."""
+    mean_signal: bool = False
+    """Regress the mean over regions too: the nearest thing to a global signal where there is no confounds table."""
+    compcor: Literal["anat_separated", "anat_combined", "csf", "wm"] | None = None
+    """Mask of the anatomical components; null: the strategy's (``compcor`` combined, ``acompcor`` separated)."""
+    n_compcor: int | float | Literal["all"] | None = None
+    """Components of each mask: how many, or a share of variance below 1; null: the strategy's (``acompcor`` 5)."""
+    censor: bool | None = None
+    """Censor volumes by motion; null: where the strategy does (``scrubbing`` and ``36P+spikes``)."""
+    fd_threshold_mm: Annotated[float, Field(gt=0)] = 0.5
+    """Volumes above this framewise displacement in mm are censored; without censoring they are counted."""
+    std_dvars_threshold: Annotated[float, Field(gt=0)] | None = 1.5
+    """Volumes above this standardised DVARS are censored too; null for none."""
+    scrub: Annotated[int, Field(ge=0)] = 5
+    """Stretches of fewer volumes than this between censored ones are censored too; 0 for none."""
+    n_dummy: int | Literal["auto"] = "auto"
+    """Volumes cut off at the start of a run; ``auto``: those that the confounds table calls non-steady."""
+    filter: Literal["projection", "butterworth"] = "projection"
+    """One joint least squares fit of stop-band, confounds and censored volumes, or nilearn's sequence of steps."""
+    filter_order: Annotated[int, Field(ge=1, le=10)] = 5
+    """Order of the Butterworth filter."""
     high_pass: Annotated[float, Field(gt=0)] | None = 0.01
     """Lower edge of the pass-band in Hz; null for none."""
     low_pass: Annotated[float, Field(gt=0)] | None = 0.1
     """Upper edge of the pass-band in Hz; null for none."""
+    detrend: bool = True
+    """Take out a linear trend: before Butterworth filtering; by the projection where no high-pass does so anyway."""
     t_r: Annotated[float, Field(gt=0)] | None = 2.0
     """Repetition time in s after resampling; null keeps the run's own."""
-    standardize: Literal["zscore", "none"] = "zscore"
-    """Per region over the run."""
-    fd_threshold_mm: Annotated[float, Field(gt=0)] = 0.5
-    """Volumes above this framewise displacement are censored by ``scrubbing``, and counted by every strategy."""
+    standardize: Literal["zscore", "zscore_sample", "psc", "none"] = "zscore"
+    """Per region over the run: z-score (population or sample deviation), percent signal change, or nothing."""
     smoothing_fwhm_mm: Annotated[float, Field(gt=0)] | None = None
     """Gaussian smoothing of the image before averaging, full width at half maximum in mm; null for none."""
     maps: Literal["weighted_mean", "least_squares"] = "weighted_mean"
     """How an image is averaged over maps: by their weights, or by least squares (nilearn's ``NiftiMapsMasker``)."""
 
+    @field_validator("n_compcor", mode="before")
+    @classmethod
+    def _components(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        share = isinstance(value, float) and 0 < value < 1
+        if not (value in (None, "all") or whole or share):
+            raise ValueError(f"expected a count (5), a share of variance (0.5), all or null, found {value!r}")
+        return value
+
+    @field_validator("n_dummy", mode="before")
+    @classmethod
+    def _dummies(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+            raise ValueError(f"expected a count of volumes (0, 4 ...) or auto, found {value!r}")
+        return value
+
     @model_validator(mode="after")
     def _band(self) -> Clean:
         if self.high_pass and self.low_pass and self.high_pass >= self.low_pass:
             raise ValueError(f"high_pass ({self.high_pass} Hz) must lie below low_pass ({self.low_pass} Hz)")
+        return self
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Clean:
+        named = self.strategy if isinstance(self.strategy, str) else ""
+        if (self.compcor or self.n_compcor) and "compcor" not in named:
+            raise ValueError(f"compcor and n_compcor go with strategy acompcor or compcor, found {self.strategy!r}")
+        if self.global_signal and self.mean_signal:
+            raise ValueError("global_signal and mean_signal are two estimates of one thing; choose one")
         return self
 
 
@@ -129,8 +192,10 @@ class Exclude(Section):
     """Share of volumes censored."""
     min_duration_s: float | None = 120
     """Length of the run in s."""
+    min_volumes: Annotated[int, Field(ge=1)] | None = None
+    """Volumes left after censoring."""
     min_degrees_of_freedom: float | None = 20
-    """Volumes left after confounds, censoring and filtering."""
+    """Volumes left after censoring, confounds and filtering."""
     min_region_coverage: Share | None = 0.5
     """A region with a smaller share of its voxels in the brain mask is missing (NaN)."""
     max_missing_regions: int | None = 40
@@ -257,6 +322,8 @@ class StudyConfig(Section):
 
     study: Name
     """Products go to ``results/<study>/``."""
+    preset: str | None = None
+    """Preprocessing of a published system (``neuropipe/presets``): fills atlases, clean and exclude where silent."""
     seed: int = 0
     """Seed of everything that no other seed governs."""
     datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
@@ -398,6 +465,8 @@ def _disagreements(content: dict[str, Any]) -> list[str]:
     datasets, splits, tasks = (_part(content, key) for key in ("datasets", "splits", "tasks"))
     judged = {name for task in tasks.values() for name in _listed(task, "datasets")}
     lines = []
+    if (name := content.get("preset")) is not None and name not in preset_names():
+        lines.append(f"preset: {_with_hint(name, preset_names())}")
     for part in ("tasks", "pretrain"):
         for key, item in _part(content, part).items():
             unknown = [name for name in _listed(item, "datasets") if name not in datasets]
@@ -434,6 +503,29 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def preset_names() -> list[str]:
+    """Return the names of the presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def with_preset(content: dict[str, Any]) -> dict[str, Any]:
+    """Return raw content with what its preset says where it is silent itself, key by key of ``clean`` and ``exclude``.
+
+    An unknown preset changes nothing; `parse` reports it.
+    """
+    name = content.get("preset")
+    if name not in preset_names():
+        return content
+    filled = dict(content)
+    for section, given in read_yaml(PRESETS / f"{name}.yaml").items():
+        own = content.get(section)
+        if isinstance(given, dict):
+            filled[section] = given | own if isinstance(own, dict) else given if own is None else own
+        else:
+            filled[section] = own or given
+    return filled
+
+
 def parse(content: dict[str, Any], source: str = "the configuration") -> StudyConfig:
     """Return the checked configuration of an already read mapping.
 
@@ -442,6 +534,7 @@ def parse(content: dict[str, Any], source: str = "the configuration") -> StudyCo
     ConfigError
         With every mistake in one message.
     """
+    content = with_preset(content)
     lines, config = [], None
     try:
         config = StudyConfig.model_validate(content)

@@ -52,7 +52,7 @@ def test_all_mistakes_come_in_one_message(content):
         "datasets.demo.n_chunk: unknown key; found 'n_chunk', did you mean 'n_chunks'?",
         "tasks.age.split: found 'man', did you mean 'main'?",
         "splits.main.test: a share lies between 0 and 1",
-        "clean.strategy: input should be 'none', 'simple'",
+        "clean.strategy: input should be 'none', 'cosine'",
     ):
         assert part in message
 
@@ -63,6 +63,11 @@ def test_all_mistakes_come_in_one_message(content):
         (lambda c: c["tasks"]["diagnosis"].pop("positive"), "tasks.diagnosis: a binary task needs positive"),
         (lambda c: c["splits"]["main"].pop("test"), "splits.main: scheme holdout needs test"),
         (lambda c: c["clean"].update(high_pass=0.2), r"high_pass \(0.2 Hz\) must lie below low_pass"),
+        (lambda c: c["clean"].update(strategy="acompcor", n_compcor=0), r"clean.n_compcor: expected a count \(5\), a"),
+        (lambda c: c["clean"].update(strategy="acompcor", n_compcor=1.5), "clean.n_compcor: expected .* found 1.5"),
+        (lambda c: c["clean"].update(n_compcor=5), "clean: compcor and n_compcor go with strategy acompcor"),
+        (lambda c: c["clean"].update(n_dummy=-1), "clean.n_dummy: expected a count of volumes"),
+        (lambda c: c["clean"].update(global_signal=True, mean_signal=True), "two estimates of one thing"),
         (lambda c: c["pretrain"]["semantoks-demo"].update(people="external"), "external means datasets that no task"),
         (lambda c: c["pretrain"]["semantoks-demo"].update(splits=["other"]), "semantoks-demo.splits: found 'other'"),
         (lambda c: c.pop("atlases"), "needs at least one atlas"),

@@ -1,15 +1,14 @@
-"""Cleaning of regional series: filter, regression and censoring as one projection, then resampling.
+"""Cleaning of regional series: filter, regression and censoring, then resampling and standardising.
 
-A run of T volumes is written in the T discrete cosines of its length, whose frequencies are
-k / (2 T t_r). Constant, the cosines outside the pass-band (the stop-band), confounds and one spike
-per censored volume are regressed together, by one least squares fit; with a spike per censored
-volume the fit is that of the kept volumes. Slow cosines take the place of a linear trend, as in SPM
-and fMRIPrep; where no high-pass is asked for, the trend is regressed itself. Because all of it is
-one projection, filtering cannot bring back what regression took out, nor the reverse (Lindquist et
-al. 2019, Human Brain Mapping 40:2358). AFNI's 3dTproject does the same with a Fourier basis.
+By default constant, stop-band (see `band`), confounds and one spike per censored volume are
+regressed together, by one least squares fit; with a spike per censored volume the fit is that of the
+kept volumes. Slow cosines take the place of a linear trend, as in SPM and fMRIPrep; where no
+high-pass is asked for, the trend is regressed itself. Because all of it is one projection, filtering
+cannot bring back what regression took out, nor the reverse (Lindquist et al. 2019, Human Brain
+Mapping 40:2358). AFNI's 3dTproject does the same with a Fourier basis. What remains is a sum of
+pass-band cosines, hence known at any time: resampling is exact and free of aliasing.
 
-What remains is a sum of pass-band cosines, hence known at any time, so that resampling to a common
-repetition time is exact and free of aliasing.
+`butterworth` does it in nilearn's sequence of steps instead.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.fft import dct
+from scipy.fft import dct, idct
 
+from neuropipe.config import Clean
 from neuropipe.errors import RunExcluded
+from neuropipe.signals import butterworth
+from neuropipe.signals.band import Freedom, noise_spaces, pass_band, resample
 
-# Regressors have length one over all frequencies; what lies below this in the pass-band is rounding.
-RANK_TOLERANCE = 1e-7
 # Share of a region's energy below which its residual is rounding, not signal.
 CONSTANT_TOLERANCE = 1e-12
 MAX_UPSAMPLING = 2.0
@@ -35,15 +35,15 @@ class Cleaned:
     Attributes
     ----------
     series : float64 array (sample, region)
-        Resampled, and z-scored where asked; NaN for missing regions.
+        Resampled, and standardised where asked; NaN for missing regions.
     residual : float64 array (time, region)
-        The same before resampling and z-scoring, in the unit of the input.
+        The same before resampling and standardising, in the unit of the input.
     censored : bool array (sample,)
         Samples that lie within half a sampling interval of a censored volume.
     t_r : float
         Seconds between samples.
-    degrees_of_freedom : int
-        Pass-band cosines minus independent regressors (confounds and spikes) among them.
+    freedom : Freedom
+        What censoring, confounds and stop-band took of the volumes.
     pass_band : tuple of float
         Lowest and highest frequency kept, in Hz.
     variance_retained : float64 array (region,)
@@ -54,30 +54,44 @@ class Cleaned:
     residual: np.ndarray
     censored: np.ndarray
     t_r: float
-    degrees_of_freedom: int
+    freedom: Freedom
     pass_band: tuple[float, float]
     variance_retained: np.ndarray
 
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Degrees of freedom left."""
+        return self.freedom.left
 
-def pass_band(
-    n_volumes: int, t_r: float, high_pass: float | None, low_pass: float | None, target_t_r: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers k of the cosines that are kept, and their frequencies in Hz.
+    @property
+    def lost_to_filter(self) -> int:
+        """Degrees of freedom that the stop-band took, with the mean, and the trend where it is regressed."""
+        return self.freedom.n_stop_band
 
-    Above, the band ends at `low_pass`, and never beyond what the run's own and the wanted sampling
-    can carry, so that resampling cannot alias.
+    @property
+    def lost_to_censoring(self) -> int:
+        """Degrees of freedom that censored volumes took; what else is missing went to the confounds."""
+        return self.freedom.n_censored
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """What filter and regression leave.
+
+    Attributes
+    ----------
+    residual : float64 array (time, region)
+        Clean series.
+    before, after : float64 arrays (region,)
+        Energy within the pass-band before and after confounds were regressed.
+    mean : float64 array (region,)
+        Mean before cleaning.
     """
-    k = np.arange(1, n_volumes)
-    frequency = k / (2 * n_volumes * t_r)
-    nyquist = 0.5 / max(t_r, target_t_r)
-    top = min(low_pass or np.inf, nyquist)
-    kept = (frequency >= (high_pass or 0) - 1e-12) & (frequency <= top + 1e-12)
-    return k[kept], frequency[kept]
 
-
-def cosines(k: np.ndarray, position: np.ndarray, n_volumes: int) -> np.ndarray:
-    """Return orthonormal cosines (sample, k) at positions counted in volumes, which need not be whole."""
-    return np.sqrt(2 / n_volumes) * np.cos(np.pi / (2 * n_volumes) * np.outer(2 * position + 1, k))
+    residual: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    mean: np.ndarray
 
 
 def clean(
@@ -85,12 +99,8 @@ def clean(
     t_r: float,
     regressors: np.ndarray,
     censored: np.ndarray,
-    *,
-    high_pass: float | None,
-    low_pass: float | None,
-    target_t_r: float | None,
-    standardize: bool,
-    min_degrees_of_freedom: float,
+    settings: Clean,
+    min_degrees_of_freedom: float = 0,
 ) -> Cleaned:
     """Clean the regional series of one run.
 
@@ -104,12 +114,8 @@ def clean(
         Finite.
     censored : bool array (time,)
         Volumes that are not to be believed.
-    high_pass, low_pass : float or None
-        Edges of the pass-band in Hz.
-    target_t_r : float or None
-        Seconds between samples of the result; None keeps `t_r`.
-    standardize : bool
-        Z-score each region over the samples that are not censored (mean 0, population variance 1).
+    settings : Clean
+        Filter, pass-band, sampling and standardising.
     min_degrees_of_freedom : float
         Fewer than these, or than one, exclude the run.
 
@@ -119,49 +125,38 @@ def clean(
         Too few volumes or degrees of freedom remain, or the wanted sampling is more than twice as
         fine as the run's.
     """
-    n_volumes, target = len(series), target_t_r or t_r
-    _check_length(n_volumes - int(censored.sum()), t_r, high_pass)
-    if t_r / target > MAX_UPSAMPLING + 1e-9:
-        raise RunExcluded(
-            "up-sampling",
-            f"expected a repetition time up to {MAX_UPSAMPLING * target:g} s for samples every {target:g} s, found "
-            f"{t_r:g} s; resampling would invent data: choose a longer clean.t_r",
-        )
-    k, frequency = pass_band(n_volumes, t_r, high_pass, low_pass, target)
-    basis = cosines(k, np.arange(n_volumes), n_volumes)
-    noise = _noise_space(n_volumes, k, regressors, basis[censored].T, trend=high_pass is None)
-    degrees = len(k) - noise.shape[1]
-    if degrees < max(min_degrees_of_freedom, 1):
-        raise RunExcluded(
-            "degrees of freedom",
-            f"expected at least {max(min_degrees_of_freedom, 1):g}, found {degrees} of {n_volumes}: the pass-band has "
-            f"{len(k)}, {regressors.shape[1]} confounds and {int(censored.sum())} censored volumes take "
-            f"{noise.shape[1]} of them; choose a leaner clean.strategy, a wider band, or lower the limit",
-        )
-    valid = _varying(series, censored)
-    values = np.where(censored[:, None], 0.0, series[:, valid] - series[~censored][:, valid].mean(axis=0))
-    in_band = dct(values, axis=0, norm="ortho")[k]  # (k, region)
-    kept = in_band - noise @ (noise.T @ in_band)
-    # Energies are compared with the spikes taken out of both, or censored volumes would count as variance.
-    spikes = _noise_space(n_volumes, k, regressors[:, :0], basis[censored].T, trend=False)
-    before = in_band - spikes @ (spikes.T @ in_band)
-    energy, total = (kept**2).sum(axis=0), (values**2).sum(axis=0)
-    alive = energy > CONSTANT_TOLERANCE * total
-    n_samples = int(np.floor((n_volumes - 1) * t_r / target + 1e-6)) + 1
-    position = np.arange(n_samples) * target / t_r
-    where = np.flatnonzero(valid)[alive]
-    out_censored = _near(position, censored, max(1.0, target / t_r) / 2)
-    resampled = cosines(k, position, n_volumes) @ kept[:, alive]
-    if standardize:
-        resampled = zscore(resampled, ~out_censored)
+    n_volumes, target = len(series), settings.t_r or t_r
+    _check_length(n_volumes - int(censored.sum()), t_r, settings.high_pass)
+    _check_sampling(t_r, target)
+    k, frequency = pass_band(n_volumes, t_r, settings.high_pass, settings.low_pass, target)
+    trend = settings.detrend and settings.high_pass is None
+    lost, confounds, freedom = noise_spaces(n_volumes, k, regressors, censored, trend=trend)
+    freedom.check(min_degrees_of_freedom)
+    where = np.flatnonzero(_varying(series, censored))
+    values = series[:, where]
+    if (sos := _sections(settings, t_r, target)) is None:
+        fit = _projected(values, censored, k, lost, confounds)
+    else:
+        fit = _filtered(values, regressors, censored, sos, linear_trend=settings.detrend)
+    total = ((values[~censored] - fit.mean) ** 2).sum(axis=0)
+    alive = fit.after > CONSTANT_TOLERANCE * total
+    out = resample(fit.residual, t_r, target)
+    near = _near(np.arange(len(out)) * target / t_r, censored, max(1.0, target / t_r) / 2)
+    if settings.standardize == "psc":
+        level = fit.mean + fit.residual[~censored].mean(axis=0)
+        alive &= _has_baseline(level, values[~censored])
+        out = percent_change(out, level, ~near)
+    elif settings.standardize != "none":
+        out = zscore(out, ~near, ddof=int(settings.standardize == "zscore_sample"))
+    n_regions, where = series.shape[1], where[alive]
     return Cleaned(
-        series=_spread(resampled, where, series.shape[1]),
-        residual=_spread(basis @ kept[:, alive], where, series.shape[1]),
-        censored=out_censored,
+        series=_spread(out[:, alive], where, n_regions),
+        residual=_spread(fit.residual[:, alive], where, n_regions),
+        censored=near,
         t_r=target,
-        degrees_of_freedom=degrees,
+        freedom=freedom,
         pass_band=(float(frequency[0]), float(frequency[-1])),
-        variance_retained=_spread((energy / (before**2).sum(axis=0))[None, alive], where, series.shape[1])[0],
+        variance_retained=_spread((fit.after[alive] / fit.before[alive])[None], where, n_regions)[0],
     )
 
 
@@ -177,18 +172,56 @@ def _check_length(n_kept: int, t_r: float, high_pass: float | None) -> None:
         )
 
 
-def _noise_space(
-    n_volumes: int, k: np.ndarray, regressors: np.ndarray, spikes: np.ndarray, *, trend: bool
-) -> np.ndarray:
-    """Return an orthonormal basis (k, rank) of what trend, regressors and spikes are in the pass-band."""
-    line = np.arange(n_volumes, dtype=np.float64)[:, None]
-    columns = np.concatenate([line, regressors], axis=1) if trend else regressors
-    columns = columns - columns.mean(axis=0)
-    length = np.linalg.norm(columns, axis=0)
-    columns = columns[:, length > 0] / length[length > 0]
-    in_band = np.concatenate([dct(columns, axis=0, norm="ortho")[k], spikes], axis=1)
-    left, singular, _ = np.linalg.svd(in_band, full_matrices=False)
-    return left[:, singular > RANK_TOLERANCE]
+def _check_sampling(t_r: float, target: float) -> None:
+    """Refuse a sampling that is much finer than the run's own."""
+    if t_r / target > MAX_UPSAMPLING + 1e-9:
+        raise RunExcluded(
+            "up-sampling",
+            f"expected a repetition time up to {MAX_UPSAMPLING * target:g} s for samples every {target:g} s, found "
+            f"{t_r:g} s; resampling would invent data: choose a longer clean.t_r",
+        )
+
+
+def _projected(
+    values: np.ndarray, censored: np.ndarray, k: np.ndarray, lost: np.ndarray, confounds: np.ndarray
+) -> _Fit:
+    """Project onto the pass-band, away from what is lost and from confounds; both are bases (k, rank)."""
+    mean = values[~censored].mean(axis=0)
+    in_band = dct(np.where(censored[:, None], 0.0, values - mean), axis=0, norm="ortho")[k]  # (k, region)
+    # Energies are compared with the spikes taken out of both, or censored volumes would count as variance.
+    before = in_band - lost @ (lost.T @ in_band)
+    after = before - confounds @ (confounds.T @ before)
+    coefficients = np.zeros_like(values)
+    coefficients[k] = after
+    residual = idct(coefficients, axis=0, norm="ortho")
+    return _Fit(residual, (before**2).sum(axis=0), (after**2).sum(axis=0), mean)
+
+
+def _sections(settings: Clean, t_r: float, target: float) -> np.ndarray | None:
+    """Return the Butterworth filter, or None where none is asked for.
+
+    Before samples are drawn apart the low-pass ends at their Nyquist frequency at the latest, for confounds too: what
+    resampling cannot carry is taken out together with them.
+    """
+    if settings.filter != "butterworth":
+        return None
+    low_pass = settings.low_pass
+    if target > t_r * (1 + 1e-9):
+        low_pass = min(low_pass or np.inf, 0.5 / target)
+    return butterworth.sections(t_r, settings.high_pass, low_pass, settings.filter_order)
+
+
+def _filtered(
+    values: np.ndarray, regressors: np.ndarray, censored: np.ndarray, sos: np.ndarray, *, linear_trend: bool
+) -> _Fit:
+    """Filter and regress in nilearn's sequence of steps."""
+    residual, filtered, mean = butterworth.filter_and_regress(
+        values, regressors, censored, sos, linear_trend=linear_trend
+    )
+    before, after = (
+        ((part - part.mean(axis=0)) ** 2).sum(axis=0) for part in (filtered[~censored], residual[~censored])
+    )
+    return _Fit(residual, before, after, mean)
 
 
 def _varying(series: np.ndarray, censored: np.ndarray) -> np.ndarray:
@@ -214,6 +247,25 @@ def _spread(values: np.ndarray, where: np.ndarray, n_regions: int) -> np.ndarray
     return out
 
 
-def zscore(series: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Return series (time, region) with mean 0 and population variance 1 over the `kept` samples."""
-    return (series - series[kept].mean(axis=0)) / series[kept].std(axis=0)
+def zscore(series: np.ndarray, kept: np.ndarray, ddof: int = 0) -> np.ndarray:
+    """Return series (time, region) with mean 0 and variance 1 over the `kept` samples."""
+    with np.errstate(invalid="ignore", divide="ignore"):  # regions of which nothing is left are dropped later
+        return (series - series[kept].mean(axis=0)) / series[kept].std(axis=0, ddof=ddof)
+
+
+def percent_change(series: np.ndarray, level: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return series (time, region) in percent of each region's `level`, with mean 0 over the `kept` samples."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return 100 * (series - series[kept].mean(axis=0)) / np.abs(level)
+
+
+def _has_baseline(level: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return which regions have a level above their own fluctuation, of which percents can be taken."""
+    found = np.abs(level) > kept.std(axis=0)
+    if len(found) and not found.any():
+        raise RunExcluded(
+            "no baseline",
+            "percent signal change needs series with a mean above their standard deviation, found none; series that "
+            "were centred or standardised before take clean.standardize: zscore",
+        )
+    return found

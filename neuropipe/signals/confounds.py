@@ -1,28 +1,18 @@
-"""fMRIPrep's confounds tables: reading them, and which columns a strategy means.
-
-Strategies bear nilearn's and XCP-D's names. All but ``none`` and own columns regress what their
-publications list; ``simple``, ``scrubbing``, ``acompcor`` and ``icaaroma`` include fMRIPrep's
-discrete cosines, as nilearn does.
-"""
+"""fMRIPrep's confounds tables: reading them, and what of them is regressed and censored."""
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from neuropipe.config import Clean
 from neuropipe.errors import RunExcluded
-
-MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
-EXPANSIONS = ("", "_derivative1", "_power2", "_derivative1_power2")
-N_COMPCOR = 5  # components of each tissue, as in XCP-D
-MIN_SEGMENT = 5  # volumes; shorter stretches between censored ones are censored too (Power et al. 2014)
+from neuropipe.signals import strategies
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,116 +81,17 @@ def read_description(path: Path) -> dict[str, dict]:
         raise RunExcluded("damaged sidecar", f"{sidecar.name} is not valid JSON: {error}") from error
 
 
-def expanded(names: Sequence[str], n_expansions: int = 4) -> list[str]:
-    """Return `names` with their first derivative, square, and square of the derivative."""
-    return [name + suffix for name in names for suffix in EXPANSIONS[:n_expansions]]
-
-
-def columns_of(
-    strategy: str | Sequence[str], global_signal: bool, table: pd.DataFrame, description: dict[str, dict]
-) -> list[str]:
-    """Return the columns of a table that a strategy regresses.
-
-    Parameters
-    ----------
-    strategy : str or sequence of str
-        ``none``, ``simple``, ``scrubbing``, ``24P``, ``27P``, ``36P``, ``acompcor``, ``icaaroma``, or own
-        column names and shell patterns.
-    global_signal : bool
-        Add the global signal where the strategy lacks it.
-    table : DataFrame
-        The confounds.
-    description : dict
-        JSON of the table; ``acompcor`` needs it.
-
-    Raises
-    ------
-    RunExcluded
-        A column is missing; the message names those that were found.
-    """
-    tissue = ["csf", "white_matter"]
-    cosines = [c for c in table if re.fullmatch(r"cosine_?\d+", c)]
-    if isinstance(strategy, str):
-        wanted = {
-            "none": lambda: [],
-            "simple": lambda: [*cosines, *expanded(MOTION), *tissue],
-            "scrubbing": lambda: [*cosines, *expanded(MOTION), *expanded(tissue)],
-            "24P": lambda: expanded(MOTION),
-            "27P": lambda: [*expanded(MOTION), *tissue, "global_signal"],
-            "36P": lambda: [*expanded(MOTION), *expanded([*tissue, "global_signal"])],
-            "acompcor": lambda: [*cosines, *expanded(MOTION, 2), *_compcor(description)],
-            "icaaroma": lambda: [*cosines, *_matching("aroma_motion_*", table), *tissue],
-        }[strategy]()
-    else:
-        wanted = [column for pattern in strategy for column in _matching(pattern, table)]
-    if global_signal and "global_signal" not in wanted:
-        wanted.append("global_signal")
-    missing = [column for column in wanted if column not in table]
-    if missing:
-        raise RunExcluded(
-            "missing confounds",
-            f"expected the columns {', '.join(missing)}; found {found_columns(table)}; choose another clean.strategy",
-        )
-    return list(dict.fromkeys(wanted))
-
-
-def _matching(pattern: str, table: pd.DataFrame) -> list[str]:
-    found = [column for column in table if fnmatch.fnmatchcase(column, pattern)]
-    return found or [pattern]  # an unmatched pattern is reported as a missing column
-
-
-def found_columns(table: pd.DataFrame) -> str:
-    """Return the column names in words, with numbered families as one (``cosine00..05``)."""
-    families: dict[str, list[str]] = {}
-    for column in table:
-        match = re.fullmatch(r"(.*?)(\d+)", column)
-        numbered = match is not None and not column.endswith(EXPANSIONS[1:])
-        families.setdefault(match[1] if numbered else column, []).append(match[2] if numbered else "")
-    return ", ".join(name + (n[0] if len(n) == 1 else f"{n[0]}..{n[-1]}") for name, n in families.items())
-
-
-def _compcor(description: dict[str, dict]) -> list[str]:
-    """Return the first retained anatomical components of CSF and of white matter, in order of variance."""
-    chosen = []
-    for mask in ("CSF", "WM"):
-        retained = [
-            name
-            for name, about in description.items()
-            if isinstance(about, dict)
-            and str(about.get("Method", "")).lower() == "acompcor"
-            and about.get("Mask") == mask
-            and about.get("Retained")
-        ]
-        if not retained:
-            raise RunExcluded(
-                "missing confounds",
-                f"acompcor needs the JSON beside the confounds table with retained components of {mask}; found "
-                f"{'none' if description else 'no JSON'}; choose another clean.strategy",
-            )
-        chosen += sorted(retained, key=lambda name: -description[name].get("SingularValue", 0))[:N_COMPCOR]
-    return chosen
-
-
-def prepare(
-    table: pd.DataFrame,
-    description: dict[str, dict],
-    strategy: str | Sequence[str],
-    global_signal: bool,
-    fd_threshold_mm: float,
-) -> Confounds:
+def prepare(table: pd.DataFrame, description: dict[str, dict], settings: Clean) -> Confounds:
     """Return what a strategy regresses and censors.
 
-    First values that are n/a (derivatives, framewise displacement) are filled with the next one, as
-    nilearn does, and counted. ``scrubbing`` censors volumes whose framewise displacement exceeds
-    `fd_threshold_mm`, and stretches of fewer than five volumes between censored ones.
+    First values that are n/a (derivatives) are filled with the next one, as nilearn does, and counted.
 
     Raises
     ------
     RunExcluded
         A column is missing, or n/a elsewhere than at its start.
     """
-    names = columns_of(strategy, global_signal, table, description)
-    steady = ~_non_steady(table)
+    names = strategies.columns_of(settings, table, description)
     chosen = table[names]
     filled = chosen.bfill()
     starts_na = chosen.isna() & chosen.ffill().isna()
@@ -210,31 +101,58 @@ def prepare(
     infinite = [name for name in names if np.isinf(chosen[name]).any()]
     if infinite:
         raise RunExcluded("damaged confounds", f"infinite values in {', '.join(infinite)}")
+    n_leading, censored = _leading(table, settings.n_dummy)
+    if strategies.censors(settings):
+        censored |= _high_motion(table, settings)
     fd = table["framewise_displacement"].to_numpy() if "framewise_displacement" in table else None
-    censored = ~steady
-    if strategy == "scrubbing":
-        if fd is None:
-            raise RunExcluded(
-                "missing confounds", f"scrubbing needs framewise_displacement; found {found_columns(table)}"
-            )
-        censored |= _with_short_segments(fd > fd_threshold_mm)
-    n_leading = int(np.argmax(steady)) if steady.any() else len(steady)
-    n_filled = int(starts_na.any().sum())
-    return Confounds(filled.to_numpy(), names, censored, n_leading, fd, n_filled)
+    return Confounds(filled.to_numpy(), names, censored, n_leading, fd, int(starts_na.any().sum()))
 
 
-def _non_steady(table: pd.DataFrame) -> np.ndarray:
+def cut(confounds: Confounds, n_dummy: int | str) -> Confounds:
+    """Return confounds of a run whose first `n_dummy` volumes are cut off; ``auto`` cuts none."""
+    if n_dummy == "auto":
+        return confounds
+    censored = confounds.censored | (np.arange(len(confounds.censored)) < n_dummy)
+    return replace(confounds, censored=censored, n_leading=min(int(n_dummy), len(censored)))
+
+
+def _leading(table: pd.DataFrame, n_dummy: int | str) -> tuple[int, np.ndarray]:
+    """Return how many volumes are cut off at the start, and which are censored as not steady.
+
+    A given number overrules the table. Volumes that the scanner itself discarded (NumberOfVolumesDiscardedByScanner)
+    are not in the image and need nothing.
+    """
+    if n_dummy != "auto":
+        censored = np.arange(len(table)) < n_dummy
+        return int(censored.sum()), censored
     columns = [c for c in table if re.fullmatch(r"non_steady_state_outlier_?\d+", c)]
-    return (table[columns] != 0).any(axis=1).to_numpy(dtype=bool)
+    censored = (table[columns].to_numpy() != 0).any(axis=1)
+    return len(table) if censored.all() else int(np.argmin(censored)), censored
 
 
-def _with_short_segments(censored: np.ndarray) -> np.ndarray:
-    """Also censor stretches of fewer than `MIN_SEGMENT` volumes that a censored volume cuts off."""
+def _high_motion(table: pd.DataFrame, settings: Clean) -> np.ndarray:
+    """Return which volumes exceed a limit of motion, with short stretches between them.
+
+    Displacement and DVARS compare a volume with the one before, so that the first has none (n/a) and no limit of its
+    own. Where the second exceeds one, the first is a stretch of one volume, and goes with it unless ``scrub`` is off.
+    """
+    limits = {"framewise_displacement": settings.fd_threshold_mm}
+    if settings.std_dvars_threshold is not None:
+        limits["std_dvars"] = settings.std_dvars_threshold
+    strategies.require(list(limits), table)
+    exceeded = np.zeros(len(table), dtype=bool)
+    for column, limit in limits.items():
+        exceeded |= table[column].to_numpy() > limit
+    return _with_short_segments(exceeded, settings.scrub)
+
+
+def _with_short_segments(censored: np.ndarray, scrub: int) -> np.ndarray:
+    """Also censor stretches of fewer than `scrub` volumes that a censored volume cuts off (Power et al. 2014)."""
     if not censored.any():
         return censored
     out = censored.copy()
     edges = np.flatnonzero(np.diff(np.concatenate([[True], censored, [True]]).astype(int)))
     for start, end in zip(edges[::2], edges[1::2], strict=True):
-        if end - start < MIN_SEGMENT:
+        if end - start < scrub:
             out[start:end] = True
     return out

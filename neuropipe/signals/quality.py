@@ -69,6 +69,7 @@ def check(quality: dict[str, Any], limits: Exclude) -> None:
     flagged = max((share for share in shares if share is not None), default=None)
     rules = [
         ("short run", "duration_s", quality["duration_s"], limits.min_duration_s, "min_duration_s", -1),
+        ("too few volumes", "after censoring", quality.get("n_kept_volumes"), limits.min_volumes, "min_volumes", -1),
         ("motion", "mean_fd_mm", quality["mean_fd_mm"], limits.max_mean_fd_mm, "max_mean_fd_mm", 1),
         ("censored volumes", "share of volumes", flagged, limits.max_censored_share, "max_censored_share", 1),
         (

@@ -26,6 +26,8 @@ class CleanRun:
         Voxels behind each region, and their share of the region; NaN for ready-made series.
     tsnr : float64 array (region,)
         Temporal signal-to-noise before cleaning; NaN for missing regions and ready-made series.
+    variance_retained : float64 array (region,)
+        Share of the pass-band variance that confounds left; NaN for missing regions.
     facts : dict
         What the sidecar says of the run itself, by BIDS-like keys.
     """
@@ -34,12 +36,24 @@ class CleanRun:
     n_used: np.ndarray
     coverage: np.ndarray
     tsnr: np.ndarray
+    variance_retained: np.ndarray
     facts: dict[str, Any]
 
 
 def without_confounds(n_volumes: int) -> Confounds:
     """Return what is regressed from a series that comes without confounds: nothing."""
     return Confounds(np.empty((n_volumes, 0)), [], np.zeros(n_volumes, dtype=bool), 0, None, 0)
+
+
+def mean_signal(raw: np.ndarray, censored: np.ndarray) -> np.ndarray:
+    """Return the mean over regions (time,) of series (time, region), as a regressor.
+
+    Regions that lack a value at a volume that is kept do not count. Censored volumes, whose values are never used,
+    hold the mean of the others.
+    """
+    whole = np.isfinite(raw[~censored]).all(axis=0)
+    signal = raw[:, whole].mean(axis=1) if whole.any() else np.zeros(len(raw))
+    return np.where(censored, signal[~censored].mean(), signal)
 
 
 def quality_before(confounds: Confounds, t_r: float, settings: Clean) -> dict[str, Any]:
@@ -51,6 +65,7 @@ def quality_before(confounds: Confounds, t_r: float, settings: Clean) -> dict[st
         **quality.displacement(fd_mm, settings.fd_threshold_mm),
         "censored_share": float(confounds.censored[start:].mean()) if n_volumes else 1.0,
         "duration_s": round(n_volumes * t_r, 6),
+        "n_kept_volumes": int((~confounds.censored[start:]).sum()),
         "n_missing_regions": None,
     }
 
@@ -94,22 +109,16 @@ def clean_run(
         raw[:, coverage < limits.min_region_coverage] = np.nan
     if not np.isfinite(raw).any():
         raise RunExcluded("no signal", "no region has signal inside the brain mask; look at the image and its mask")
-    cleaned = clean(
-        raw,
-        t_r,
-        confounds.regressors[start:],
-        censored,
-        high_pass=settings.high_pass,
-        low_pass=settings.low_pass,
-        target_t_r=settings.t_r,
-        standardize=settings.standardize == "zscore",
-        min_degrees_of_freedom=limits.min_degrees_of_freedom or 0,
-    )
+    regressors, names = confounds.regressors[start:], confounds.names
+    if settings.mean_signal and not censored.all():
+        regressors, names = np.column_stack([regressors, mean_signal(raw, censored)]), [*names, "mean_signal"]
+    cleaned = clean(raw, t_r, regressors, censored, settings, limits.min_degrees_of_freedom or 0)
     tsnr = quality.tsnr(raw[~censored]) if of_image else np.full(raw.shape[1], np.nan)
     mean = raw[~censored].mean(axis=0)
     found = before | {
         "censored_share": float(censored.mean()),
-        "n_confounds": len(confounds.names),
+        "n_kept_volumes": int((~censored).sum()),
+        "n_confounds": len(names),
         "degrees_of_freedom": cleaned.degrees_of_freedom,
         "variance_retained_median": _median(cleaned.variance_retained),
         "n_missing_regions": int(np.isnan(cleaned.series).any(axis=0).sum()),
@@ -124,7 +133,7 @@ def clean_run(
         "NumberOfVolumes": len(cleaned.series),
         "CensoredVolumes": np.flatnonzero(cleaned.censored).tolist(),
         "PassBand": [round(edge, 6) for edge in cleaned.pass_band],
-        "Regressors": confounds.names,
+        "Regressors": names,
         "NumberOfFilledRegressors": confounds.n_filled,
         "NonSteadyStateVolumesRemoved": start,
         "Source": {"RepetitionTime": t_r, "NumberOfVolumes": len(confounds.censored)},
@@ -136,6 +145,7 @@ def clean_run(
         n_used=unknown if n_used is None else n_used,
         coverage=unknown if coverage is None else coverage,
         tsnr=tsnr,
+        variance_retained=cleaned.variance_retained,
         facts=facts,
     )
 

@@ -132,14 +132,7 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
         )
     path = job.root / row["confounds"]
     table = confound_tables.read_table(path, n_volumes)
-    strategy = config.clean.strategy if isinstance(config.clean.strategy, str) else config.clean.strategy.columns
-    confounds = confound_tables.prepare(
-        table,
-        confound_tables.read_description(path),
-        strategy,
-        config.clean.global_signal,
-        config.clean.fd_threshold_mm,
-    )
+    confounds = confound_tables.prepare(table, confound_tables.read_description(path), config.clean)
     # What motion alone rules out is not worth inflating an image for.
     quality.check(quality_before(confounds, t_r, config.clean), config.exclude)
     image = job.root / row["image"]
@@ -159,5 +152,5 @@ def _process_series(job: Job, row: dict[str, str]) -> CleanRun:
     table, names = series_tables.read_run(job.root, row)
     regions = job.regions.table
     raw = series_tables.align(table, names, regions["label"].tolist(), regions["name"].tolist())
-    none = without_confounds(len(raw))
+    none = confound_tables.cut(without_confounds(len(raw)), job.config.clean.n_dummy)
     return clean_run(raw, float(row["t_r"]), none, job.config.clean, job.config.exclude)

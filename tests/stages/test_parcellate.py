@@ -246,7 +246,7 @@ def test_more_regressors_than_the_band_can_bear(study: TinyStudy) -> None:
     row = only_excluded(parcellated(study, clean={"strategy": "36P"}, exclude={"min_degrees_of_freedom": 25}))
     assert row["reason"] == "degrees of freedom"
     # 150 volumes of 2 s carry 55 cosines between 0.01 and 0.1 Hz; 36 regressors leave 19.
-    assert "found 19 of 150" in row["detail"] and "has 55" in row["detail"]
+    assert "150 volumes - 0 censored - 36 confounds - 95 stop-band = 19" in row["detail"]
 
 
 def test_motion_and_duration_rules(study: TinyStudy) -> None:

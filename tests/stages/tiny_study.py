@@ -122,4 +122,5 @@ def confounds_table(rng: np.random.Generator, n_volumes: int, fd_mm: float = 0.1
         table |= {name: values, f"{name}_derivative1": derivative}
         table |= {f"{name}_power2": values**2, f"{name}_derivative1_power2": derivative**2}
     table["framewise_displacement"] = np.concatenate([[np.nan], np.full(n_volumes - 1, fd_mm)])
+    table["std_dvars"] = np.concatenate([[np.nan], np.ones(n_volumes - 1)])
     return pd.DataFrame(table)
