@@ -107,7 +107,7 @@ def _sidecar(study: configuration.StudyConfig, name: str, table: Path, found: Fo
     settings["atlases"] = study.model_dump(mode="json", include={"atlases"})["atlases"]
     facts = {"n_runs": len(found.runs), "n_people": _n_people(found), "n_excluded": len(found.excluded)}
     inputs = {table.name: sha256(table)}
-    return describe("index", inputs=inputs, settings=settings, packages=("pybids", "nibabel"), **facts)
+    return describe("index", inputs=inputs, settings=settings, packages=("pandas", "nibabel"), **facts)
 
 
 def _write(found: Found, people: pd.DataFrame, n_chunks: int, output: Path) -> int:
