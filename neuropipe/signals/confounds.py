@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.errors import RunExcluded
+from neuropipe.signals.old_confounds import with_todays_names
 
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 EXPANSIONS = ("", "_derivative1", "_power2", "_derivative1_power2")
@@ -77,7 +78,7 @@ def read_table(path: Path, n_volumes: int) -> pd.DataFrame:
             "confounds length",
             f"expected {n_volumes} rows in {path.name}, one per volume of the image, found {len(table)}",
         )
-    return table.astype(np.float64)
+    return with_todays_names(table.astype(np.float64))
 
 
 def read_description(path: Path) -> dict[str, dict]:
@@ -86,9 +87,12 @@ def read_description(path: Path) -> dict[str, dict]:
     if not sidecar.is_file():
         return {}
     try:
-        return json.loads(sidecar.read_text(encoding="utf-8"))
+        description = json.loads(sidecar.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise RunExcluded("damaged sidecar", f"{sidecar.name} is not valid JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise RunExcluded("damaged sidecar", f"{sidecar.name}: expected a JSON object with one entry per column")
+    return description
 
 
 def expanded(names: Sequence[str], n_expansions: int = 4) -> list[str]:
