@@ -16,7 +16,9 @@ OLD_NAMES |= {"framewise_displacement": "FramewiseDisplacement"}
 
 
 def table_of(n_volumes: int = 150, **columns: np.ndarray) -> pd.DataFrame:
-    return confounds_table(np.random.default_rng(0), n_volumes).assign(**columns)
+    """The usual columns, of which `columns` replace some and add others."""
+    usual = confounds_table(np.random.default_rng(0), n_volumes).drop(columns=list(columns), errors="ignore")
+    return pd.concat([usual, pd.DataFrame(columns)], axis=1)
 
 
 def test_01_first_values_that_are_na_are_filled_and_counted(study: TinyStudy) -> None:

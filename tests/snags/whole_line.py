@@ -92,4 +92,6 @@ def companion(study: TinyStudy, image: str, ending: str) -> Path:
     """Return the file beside an image whose name ends with `ending`, e.g. ``confounds_timeseries.tsv``."""
     path = study.data / image
     space = path.name.partition("_space-")[0]
-    return next(file for file in sorted(path.parent.iterdir()) if file.name.startswith(space) and file.name.endswith(ending))
+    return next(
+        file for file in sorted(path.parent.iterdir()) if file.name.startswith(space) and file.name.endswith(ending)
+    )
