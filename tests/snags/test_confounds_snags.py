@@ -28,6 +28,7 @@ def test_01_first_values_that_are_na_are_filled_and_counted(study: TinyStudy) ->
     found = Parcellated(study).product("01_task-rest")
     assert found.about["NumberOfVolumes"] == 150 and np.isfinite(found.series).all()
     assert found.about["NumberOfFilledRegressors"] == 12  # of 24P
+    assert found.about["Quality"]["degrees_of_freedom"] == 55 - 24, "all of them were regressed"
 
 
 def test_02_the_first_volume_is_censored_where_the_head_moves_after_it(study: TinyStudy) -> None:
@@ -65,7 +66,8 @@ def test_03_a_denoised_image_of_the_first_fmriprep_is_not_the_preprocessed_one(s
     image = study.data / study.add("01")
     old = "sub-01_task-rest_bold_space-MNI152NLin6Asym_variant-smoothAROMAnonaggr_preproc.nii.gz"
     image.with_name(old).write_bytes(image.read_bytes())
-    assert indexed(study).images()[0] == image.name and len(indexed(study).runs) == 2
+    found = indexed(study)
+    assert found.images()[0] == image.name and len(found.runs) == 2 and found.excluded.empty
 
 
 def test_04_columns_differ_between_the_runs_of_one_person(study: TinyStudy) -> None:

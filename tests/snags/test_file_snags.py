@@ -66,6 +66,8 @@ def test_14_one_resolution_is_taken_however_it_is_written(study: TinyStudy, res:
     found = indexed(study)
     assert found.runs.loc[0, "image"] == image
     assert found.runs.loc[0, "mask"] == image.replace("preproc_bold", "brain_mask")
+    of_two_mm = indexed(study, dataset={"select": {"res": [2, None]}}).images()
+    assert (image.rpartition("/")[2] in of_two_mm) is (res != "native")
 
 
 def test_14_two_resolutions_of_a_run_are_not_two_runs(study: TinyStudy) -> None:
@@ -158,8 +160,9 @@ def with_more_volumes(content: bytes) -> bytes:
         (lambda content: content[:-8] + bytes([content[-8] ^ 1]) + content[-7:], "damaged image"),
         (lambda content: content[:20000] + bytes([content[20000] ^ 8]) + content[20001:], "damaged image"),
         (with_more_volumes, "truncated image"),
+        (lambda content: gzip.compress(gzip.decompress(content) + b"x"), "damaged image"),
     ],
-    ids=["half", "without its end", "checksum", "one bit", "one volume too few"],
+    ids=["half", "without its end", "checksum", "one bit", "one volume too few", "one byte too many"],
 )
 def test_29_damaged_images_are_left_out_and_leave_nothing_behind(
     study: TinyStudy, change: Callable[[bytes], bytes], reason: str
@@ -222,6 +225,7 @@ def test_32_labels_spaces_and_line_ends_as_they_come(tmp_path: Path) -> None:
     study.add("1")
     study.add("1e3")
     study.add("Zoë")
+    companion(study, "sub-1/func/sub-1_task-rest_space-x", "timeseries.tsv").with_suffix(".json").write_text("{}")
     config = study.write(n_chunks=1)
     assert not list(study.data.rglob("dataset_description.json")) and config.is_file()
     for table in study.data.rglob("*.tsv"):
