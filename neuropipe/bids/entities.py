@@ -24,6 +24,8 @@ EXTENSIONS = (".nii.gz", ".dtseries.nii", ".ptseries.nii", ".func.gii", ".tsv.gz
 # fMRIPrep before 1.2 put the suffix in the middle: sub-01_task-rest_bold_space-T1w_preproc.nii.gz.
 OLD_SUFFIXES = {"preproc": ("preproc", None), "brainmask": ("brain", "mask"), "confounds": ("confounds", "timeseries")}
 OLD_MIDDLES = ("bold", "T1w")
+# How filter files of fMRIPrep and XCP-D write pybids' queries.
+QUERIES = {"Query.NONE": None, "Query.ANY": "*", "Query.REQUIRED": "*"}
 DATATYPES = ("anat", "func", "fmap", "dwi", "perf")
 
 
@@ -91,7 +93,10 @@ def normalise_select(select: Mapping[str, Any]) -> dict[str, Any]:
     """Return a selection with pybids' entity names; the bids-filter-file form gives its ``bold`` part."""
     if any(isinstance(value, Mapping) for value in select.values()):
         select = select.get("bold", {})
-    return {LONG.get(key, key): value for key, value in select.items()}
+    named = {LONG.get(key, key): value for key, value in select.items()}
+    as_lists = {key: value if isinstance(value, list) else [value] for key, value in named.items()}
+    wanted = {key: [QUERIES.get(str(one), one) for one in values] for key, values in as_lists.items()}
+    return {key: values if len(values) > 1 else values[0] for key, values in wanted.items() if values}
 
 
 def _agrees(entity: str, value: str | None, wanted: Any) -> bool:

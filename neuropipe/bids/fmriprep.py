@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from neuropipe.bids import entities, headers, participants
 from neuropipe.bids.index import Found, chunk_of, exclusion, inputs_fingerprint
 from neuropipe.bids.sidecars import Sidecars
 from neuropipe.bids.timing import T_R_TOLERANCE, repetition_time, start_time
-from neuropipe.bids.tree import Folder, Tree, check_fetched
-from neuropipe.errors import InputError, RunExcluded
+from neuropipe.bids.tree import Folder, Tree, check_fetched, functional_folders, subjects
+from neuropipe.errors import RunExcluded
 
 __all__ = ["T_R_TOLERANCE", "check_fetched", "find"]
 
@@ -25,16 +25,33 @@ CONFOUNDS = ("timeseries", "regressors")
 # What makes a file one part of a run (an echo, a phase image, a surface) rather than the run itself.
 PARTS = ("echo", "hemi", "den")
 GRID = ("space", "cohort", "res")
+PADDED = re.compile(r"(_run-|_echo-)0+(?=\d)")
+Runs = Mapping[str, Sequence["File"]]  # key of a run -> its files
 MAX_NAMED = 3  # files in a message
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a ``func`` folder: its path in the dataset, what its name says, and the run it belongs to."""
+    """One file of a ``func`` folder.
+
+    Attributes
+    ----------
+    path : str
+        Path in the dataset.
+    said : dict
+        What its name says, by pybids' names.
+    run_id : str
+        The run it belongs to, as its name has it.
+    """
 
     path: str
     said: dict[str, str]
     run_id: str
+
+    @property
+    def key(self) -> str:
+        """The run with numbers as numbers: ``run-1`` and ``run-01`` are one."""
+        return PADDED.sub(r"\1", self.run_id)
 
     @property
     def name(self) -> str:
@@ -77,7 +94,7 @@ def find(
         wanted = {"space": space} | wanted
     tree = Tree(root)
     found, sidecars, alike = Found(), Sidecars(tree), participants.alike(people)
-    for subject in _subjects(tree, dataset):
+    for subject in subjects(tree, dataset):
         if not _wants_subject(subject, wanted):
             continue
         person_id = _composed(subject)
@@ -106,56 +123,21 @@ def _describe(wanted: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in wanted.items()) or "any kind"
 
 
-# --- folders ------------------------------------------------------------------------------------
-
-
-def _subjects(tree: Tree, dataset: str) -> list[str]:
-    """Return the names of the subject folders, also of links to such without content."""
-    root = tree.root
-    if not root.is_dir():
-        raise InputError(
-            f"No folder {root}; expected fMRIPrep derivatives (sub-*/func). Correct datasets.{dataset}.path."
-        )
-    subjects = _subject_names(tree.folder(""))
-    if subjects:
-        return subjects
-    above = [place for place in ("", "derivatives") if (root / place).is_dir()]
-    below = [f"{place}/{name}".lstrip("/") for place in above for name in tree.folder(place).folders]
-    below = [str(root / folder) for folder in below if _subject_names(tree.folder(folder))]
-    hint = f" There are some in {', '.join(below)}: name one of them (two builds of one run are two datasets)."
-    raise InputError(
-        f"{root} holds no sub-* folders; expected fMRIPrep derivatives.{hint if below else ''} "
-        f"Correct datasets.{dataset}.path."
-    )
-
-
-def _subject_names(folder: Folder) -> list[str]:
-    # Reports are called sub-01.html; a link whose target is missing is no folder, and is not to disappear either.
-    return sorted(n for n in (*folder.folders, *folder.names) if re.fullmatch(r"sub-[^.]+", n))
-
-
-def _functional_folders(tree: Tree, subject: str) -> Iterator[Folder]:
-    """Yield the ``func`` folders of a subject and of its sessions; nothing else of the tree is entered."""
-    top = tree.folder(subject)
-    levels = [top, *(tree.folder(f"{subject}/{name}") for name in top.folders if name.startswith("ses-"))]
-    for level in levels:
-        if "func" in level.folders:
-            yield tree.folder(f"{level.path}/func")
-
-
 def _find_person(sidecars: Sidecars, dataset: str, subject: str, wanted: Mapping[str, Any]) -> Found:
     """Return the runs of one subject; one without any is left out as a whole."""
-    person, seen, person_id = Found(), [], _composed(subject)
+    person, runs, person_id = Found(), defaultdict(list), _composed(subject)
     try:
-        for folder in _functional_folders(sidecars.tree, subject):
-            files = _files(folder)
-            seen += [file.name for file in files if file.said["suffix"] == wanted.get("suffix", "bold")]
-            _find_in_folder(sidecars, files, dataset, person_id, wanted, person)
+        for folder in functional_folders(sidecars.tree, subject):
+            for file in _files(folder):
+                runs[file.key].append(file)
+        _find_runs(sidecars, runs, dataset, person_id, wanted, person)
     except OSError as error:
         reason = "not fetched" if isinstance(error, FileNotFoundError) else "not readable"
         detail = f"{error.filename}: {error.strerror}; fetch the folder, or change its permissions"
         person.excluded.append(exclusion("index", dataset, person_id, "n/a", subject, reason, detail))
     if not person.runs and not person.excluded:
+        suffix = wanted.get("suffix", "bold")
+        seen = [file.name for files in runs.values() for file in files if file.said["suffix"] == suffix]
         others = f"; found {', '.join(seen[:MAX_NAMED])}{' ...' if len(seen) > MAX_NAMED else ''}" if seen else ""
         raw = " (raw images: name the derivatives)" if seen and not any("_desc-" in name for name in seen) else ""
         detail = f"no *_desc-preproc_bold image of {_describe(wanted)} in {subject}{others}{raw}; correct select"
@@ -179,30 +161,24 @@ def _files(folder: Folder) -> list[File]:
     return files
 
 
-def _find_in_folder(
-    sidecars: Sidecars, files: Sequence[File], dataset: str, person_id: str, wanted: Mapping[str, Any], found: Found
+def _find_runs(
+    sidecars: Sidecars, runs: Runs, dataset: str, person_id: str, wanted: Mapping[str, Any], found: Found
 ) -> None:
-    """Add the runs of one folder; a run with several files, or none in the wanted space, is left out."""
-    for run_id, candidates in _candidates(files, wanted).items():
-        fitting = [file for file in candidates if entities.matches(file.said, wanted)]
-        try:
-            found.runs.append(_run(sidecars, files, _one_of(fitting, candidates, wanted), person_id))
-        except RunExcluded as reason:
-            for file in fitting or candidates:
-                where = (dataset, person_id, run_id, file.path)
-                found.excluded.append(exclusion("index", *where, reason.reason, reason.detail))
-
-
-def _candidates(files: Sequence[File], wanted: Mapping[str, Any]) -> dict[str, list[File]]:
-    """Return run id -> images that fit `wanted` in all but space and resolution."""
+    """Add the runs of one person; a run with several files, or none in the wanted space, is left out."""
     elsewhere = {key: value for key, value in wanted.items() if key not in GRID}
     elsewhere = {"desc": "preproc", "suffix": "bold", "part": [None, "mag"]} | elsewhere
     elsewhere = dict.fromkeys(PARTS) | elsewhere
-    runs: dict[str, list[File]] = defaultdict(list)
-    for file in files:
-        if file.said["extension"] in IMAGE_EXTENSIONS and entities.matches(file.said, elsewhere):
-            runs[file.run_id].append(file)
-    return runs
+    for files in runs.values():
+        images = [file for file in files if file.said["extension"] in IMAGE_EXTENSIONS]
+        candidates = [file for file in images if entities.matches(file.said, elsewhere)]
+        fitting = [file for file in candidates if entities.matches(file.said, wanted)]
+        try:
+            if candidates:
+                found.runs.append(_run(sidecars, runs, _one_of(fitting, candidates, wanted), person_id))
+        except RunExcluded as reason:
+            for file in fitting or candidates:
+                where = (dataset, person_id, file.run_id, file.path)
+                found.excluded.append(exclusion("index", *where, reason.reason, reason.detail))
 
 
 def _one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping[str, Any]) -> File:
@@ -216,16 +192,16 @@ def _one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping
             "space, or run fMRIPrep with --output-spaces for the atlas",
         )
     if len(fitting) > 1:
-        names = ", ".join(file.name for file in fitting)
+        names = ", ".join(file.path for file in fitting)
         raise RunExcluded("ambiguous", f"{len(fitting)} files for one run: {names}; narrow select (e.g. res: 2)")
     return fitting[0]
 
 
-def _run(sidecars: Sidecars, files: Sequence[File], image: File, person_id: str) -> dict[str, str]:
+def _run(sidecars: Sidecars, runs: Runs, image: File, person_id: str) -> dict[str, str]:
     """Return the manifest row of one image; raise `RunExcluded` where something that belongs to it is missing."""
     root, said = sidecars.tree.root, image.said
     _check_place(image)
-    mask, confounds = _mask_of(image, files), _confounds_of(image, files)
+    mask, confounds = _mask_of(image, runs), _confounds_of(image, runs)
     try:
         for file in (image, mask, confounds):
             check_fetched(root / file.path)
@@ -251,25 +227,26 @@ def _run(sidecars: Sidecars, files: Sequence[File], image: File, person_id: str)
 def _check_place(image: File) -> None:
     """Refuse an image that lies in another person's or session's folder: whose it is cannot be known."""
     folders = _composed(image.path).split("/")[:-2]  # without func and the name
-    named = [
-        f"{key}-{image.said[long]}" for key, long in (("sub", "subject"), ("ses", "session")) if long in image.said
-    ]
-    if folders != named:
+    levels = (("sub", "subject"), ("ses", "session"))
+    named = [f"{short}-{image.said[level]}" for short, level in levels if level in image.said]
+    if folders not in (named, named[:1]):
         raise RunExcluded("misplaced file", f"{image.name} lies in {'/'.join(folders)}; move or rename it")
 
 
-def _of_same_run(image: File, files: Sequence[File], **said: str) -> list[File]:
-    """Return the files of an image's run; those of a single echo's run belong to all of its echoes."""
-    fitting = [file for file in files if said.items() <= file.said.items()]
-    whole = image.run_id.replace(f"_echo-{image.said.get('echo')}", "")
-    own = [file for file in fitting if file.run_id == image.run_id]
-    return own or [file for file in fitting if file.run_id == whole]
+def _of_same_run(image: File, runs: Runs, **said: str) -> list[File]:
+    """Return the files of an image's run that say `said`; those of the whole run belong to each of its echoes."""
+    whole = re.sub(r"_echo-[^_]+", "", image.key)
+    for key in (image.key, whole):
+        found = [file for file in runs.get(key, ()) if said.items() <= file.said.items()]
+        if found:
+            return found
+    return []
 
 
-def _mask_of(image: File, files: Sequence[File]) -> File:
+def _mask_of(image: File, runs: Runs) -> File:
     """Return the brain mask of the same run on the same grid."""
     grid = [image.said.get(key) for key in GRID]
-    masks = _of_same_run(image, files, desc="brain", suffix="mask")
+    masks = _of_same_run(image, runs, desc="brain", suffix="mask")
     fitting = [file for file in masks if [file.said.get(key) for key in GRID] == grid]
     if len(fitting) != 1:
         found = ", ".join(file.name for file in fitting) or "none"
@@ -280,9 +257,9 @@ def _mask_of(image: File, files: Sequence[File]) -> File:
     return fitting[0]
 
 
-def _confounds_of(image: File, files: Sequence[File]) -> File:
+def _confounds_of(image: File, runs: Runs) -> File:
     for suffix in CONFOUNDS:
-        tables = _of_same_run(image, files, desc="confounds", suffix=suffix, extension=".tsv")
+        tables = _of_same_run(image, runs, desc="confounds", suffix=suffix, extension=".tsv")
         if tables:
             return tables[0]
     raise RunExcluded(

@@ -1,14 +1,16 @@
-"""The folders of a dataset, each listed once, and whether a file has its content."""
+"""The folders of a dataset of subjects, each listed once, and whether a file has its content."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from neuropipe.errors import RunExcluded
+from neuropipe.errors import InputError, RunExcluded
 
 # What stands in the place of a file's content where it was never fetched (git-annex without links, git-lfs).
 POINTERS = (b"/annex/objects", b"version https://git-lfs")
@@ -55,6 +57,46 @@ class Tree:
             for entry in entries:
                 (folders if entry.is_dir() else names).append(entry.name)
         return Folder(path, tuple(sorted(names)), tuple(sorted(folders)))
+
+
+def subjects(tree: Tree, dataset: str) -> list[str]:
+    """Return the names of the subject folders, also of links to such without content.
+
+    Raises
+    ------
+    InputError
+        There are none; where folders below hold some, they are named.
+    """
+    root = tree.root
+    if not root.is_dir():
+        raise InputError(
+            f"No folder {root}; expected fMRIPrep derivatives (sub-*/func). Correct datasets.{dataset}.path."
+        )
+    found = _subject_names(tree.folder(""))
+    if found:
+        return found
+    above = [place for place in ("", "derivatives") if (root / place).is_dir()]
+    below = [f"{place}/{name}".lstrip("/") for place in above for name in tree.folder(place).folders]
+    below = [str(root / folder) for folder in below if _subject_names(tree.folder(folder))]
+    hint = f" There are some in {', '.join(below)}: name one of them (two builds of one run are two datasets)."
+    raise InputError(
+        f"{root} holds no sub-* folders; expected fMRIPrep derivatives.{hint if below else ''} "
+        f"Correct datasets.{dataset}.path."
+    )
+
+
+def _subject_names(folder: Folder) -> list[str]:
+    # Reports are called sub-01.html; a link whose target is missing is no folder, and is not to disappear either.
+    return sorted(n for n in (*folder.folders, *folder.names) if re.fullmatch(r"sub-[^.]+", n))
+
+
+def functional_folders(tree: Tree, subject: str) -> Iterator[Folder]:
+    """Yield the ``func`` folders of a subject and of its sessions; nothing else of the tree is entered."""
+    top = tree.folder(subject)
+    levels = [top, *(tree.folder(f"{subject}/{name}") for name in top.folders if name.startswith("ses-"))]
+    for level in levels:
+        if "func" in level.folders:
+            yield tree.folder(f"{level.path}/func")
 
 
 def check_fetched(path: str | Path) -> None:

@@ -108,6 +108,8 @@ def test_both_forms_of_a_selection() -> None:
     }
     filters = {"bold": {"session": "a", "echo": None}, "t1w": {"acquisition": "highres"}}
     assert entities.normalise_select(filters) == {"session": "a", "echo": None}
+    queries = {"bold": {"session": "Query.NONE", "run": ["Query.NONE", 1], "acquisition": "Query.ANY"}}
+    assert entities.normalise_select(queries) == {"session": None, "run": [None, 1], "acquisition": "*"}
 
 
 def test_prefix() -> None:

@@ -274,6 +274,48 @@ def test_32_a_file_in_another_persons_folder_is_nobodys(study: TinyStudy) -> Non
     assert rows[rows["reason"] == "misplaced file"]["path"].tolist() == [f"sub-01/func/{image.name}"]
 
 
+def test_32_a_session_that_only_the_folder_names_is_not_guessed(study: TinyStudy) -> None:
+    """The same file name in two sessions would be one run."""
+    image = study.data / study.add("01")
+    for session in "ab":
+        folder = study.func("01", session)
+        folder.mkdir(parents=True)
+        for path in image.parent.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+    for path in list(image.parent.iterdir()):
+        path.unlink()
+    assert indexed(study).runs["subject"].tolist() == ["good"]
+
+
+def test_32_a_session_that_only_the_name_has_is_believed(study: TinyStudy) -> None:
+    image = study.data / study.add("01", session="a")
+    (study.data / "sub-01" / "func").mkdir()
+    for path in list(image.parent.iterdir()):
+        path.rename(study.data / "sub-01" / "func" / path.name)
+    assert indexed(study).runs.loc[0, "session"] == "a"
+
+
+def test_32_one_run_numbered_in_two_ways_or_kept_in_two_places_is_ambiguous(study: TinyStudy) -> None:
+    """run-1 and run-01 are one run; so is a copy beside the folder of its session."""
+    for run in ("1", "01"):
+        study.add("01", run=run, n_volumes=60)
+    study.add("02", session="a", n_volumes=60)
+    copy = study.data / "sub-02" / "func"
+    copy.mkdir()
+    for path in study.func("02", "a").iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    found = indexed(study)
+    assert found.runs["subject"].tolist() == ["good"]
+    assert found.excluded["reason"].tolist() == ["ambiguous"] * 4
+
+
+def test_32_companions_of_a_run_that_is_padded_otherwise(study: TinyStudy) -> None:
+    image = study.add("01", run="01", n_volumes=60)
+    for ending in ("mask.nii.gz", "confounds_timeseries.tsv"):
+        renamed(companion(study, image, ending), "_run-01", "_run-1")
+    assert indexed(study).runs.loc[0, "run_id"] == "sub-01_task-rest_run-01"
+
+
 def test_32_two_derivatives_below_one_root_are_named_not_merged(study: TinyStudy) -> None:
     study.add("01")
     study.data.rename(study.root / "fmriprep-20")
