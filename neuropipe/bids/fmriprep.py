@@ -14,10 +14,10 @@ from neuropipe.bids import entities, headers, participants
 from neuropipe.bids.index import Found, chunk_of, exclusion, inputs_fingerprint
 from neuropipe.bids.sidecars import Sidecars
 from neuropipe.bids.timing import T_R_TOLERANCE, repetition_time, start_time
-from neuropipe.bids.tree import Folder, Tree, check_fetched, functional_folders, subjects
+from neuropipe.bids.tree import Folder, check_fetched, folders_of, functional_folders, subjects
 from neuropipe.errors import RunExcluded
 
-__all__ = ["T_R_TOLERANCE", "check_fetched", "find"]
+__all__ = ["T_R_TOLERANCE", "Folder", "check_fetched", "find", "functional_folders"]
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 # Newest name first; fMRIPrep before 20.2 wrote the second.
@@ -92,9 +92,8 @@ def find(
     wanted = entities.normalise_select(select)
     if space is not None:
         wanted = {"space": space} | wanted
-    tree = Tree(root)
-    found, sidecars, alike = Found(), Sidecars(tree), participants.alike(people)
-    for subject in subjects(tree, dataset):
+    found, sidecars, alike = Found(), Sidecars(root), participants.alike(people)
+    for subject in subjects(sidecars.tree, dataset):
         if not _wants_subject(subject, wanted):
             continue
         person_id = _composed(subject)
@@ -127,7 +126,7 @@ def _find_person(sidecars: Sidecars, dataset: str, subject: str, wanted: Mapping
     """Return the runs of one subject; one without any is left out as a whole."""
     person, runs, person_id = Found(), defaultdict(list), _composed(subject)
     try:
-        for folder in functional_folders(sidecars.tree, subject):
+        for folder in folders_of(sidecars.tree, subject):
             for file in _files(folder):
                 runs[file.key].append(file)
         _find_runs(sidecars, runs, dataset, person_id, wanted, person)
@@ -213,7 +212,7 @@ def _run(sidecars: Sidecars, runs: Runs, image: File, person_id: str) -> dict[st
             "subject": person_id.removeprefix("sub-"),
             **{key: said.get(key, "") for key in ("session", "task", "run", "space")},
             "t_r": repr(repetition_time(metadata, header, image.name)),
-            "start_time": "" if start is None else repr(start),
+            "start_time_s": "" if start is None else repr(start),
             "n_volumes": str(header.n_volumes),
             "image": image.path,
             "mask": mask.path,

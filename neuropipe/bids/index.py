@@ -23,7 +23,7 @@ RUN_COLUMNS = [
     "run",
     "space",
     "t_r",
-    "start_time",
+    "start_time_s",
     "n_volumes",
     "image",
     "mask",

@@ -20,14 +20,14 @@ class Sidecars:
 
     Parameters
     ----------
-    tree : Tree
-        The dataset.
+    root : Path
+        Top of the dataset.
     """
 
-    def __init__(self, tree: Tree) -> None:
-        self.tree = tree
+    def __init__(self, root: Path) -> None:
+        self.tree = Tree(root)
         self._in_folder = lru_cache(FOLDERS_KEPT)(self._find)
-        self._content = lru_cache(CONTENTS_KEPT)(lambda path: read_sidecar(tree.root / path))
+        self._content = lru_cache(CONTENTS_KEPT)(lambda path: read_sidecar(root / path))
 
     def of(self, path: str) -> dict[str, Any]:
         """Return the metadata of a file; the nearer sidecar wins, key by key.

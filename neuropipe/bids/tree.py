@@ -34,7 +34,7 @@ class Folder:
 
     path: str
     names: tuple[str, ...]
-    folders: tuple[str, ...]
+    folders: tuple[str, ...] = ()
 
 
 class Tree:
@@ -90,7 +90,15 @@ def _subject_names(folder: Folder) -> list[str]:
     return sorted(n for n in (*folder.folders, *folder.names) if re.fullmatch(r"sub-[^.]+", n))
 
 
-def functional_folders(tree: Tree, subject: str) -> Iterator[Folder]:
+def functional_folders(root: Path) -> Iterator[tuple[str, list[Folder]]]:
+    """Yield each subject folder's name with its ``func`` folders."""
+    tree = Tree(root)
+    for subject in _subject_names(tree.folder("")):
+        if (root / subject).is_dir():
+            yield subject, list(folders_of(tree, subject))
+
+
+def folders_of(tree: Tree, subject: str) -> Iterator[Folder]:
     """Yield the ``func`` folders of a subject and of its sessions; nothing else of the tree is entered."""
     top = tree.folder(subject)
     levels = [top, *(tree.folder(f"{subject}/{name}") for name in top.folders if name.startswith("ses-"))]
