@@ -2,50 +2,61 @@
 
 from __future__ import annotations
 
-import os
+import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuropipe.bids import entities, headers
+from neuropipe.bids import entities, headers, participants
 from neuropipe.bids.index import Found, chunk_of, exclusion, inputs_fingerprint
 from neuropipe.bids.sidecars import Sidecars
-from neuropipe.errors import InputError, RunExcluded
-from neuropipe.signals.images import Layout
+from neuropipe.bids.timing import T_R_TOLERANCE, repetition_time, start_time
+from neuropipe.bids.tree import Folder, check_fetched, folders_of, functional_folders, subjects
+from neuropipe.errors import RunExcluded
+
+__all__ = ["T_R_TOLERANCE", "Folder", "check_fetched", "find", "functional_folders"]
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 # Newest name first; fMRIPrep before 20.2 wrote the second.
-CONFOUNDS = (("confounds", "timeseries"), ("confounds", "regressors"))
-T_R_TOLERANCE = 0.01
+CONFOUNDS = ("timeseries", "regressors")
 # What makes a file one part of a run (an echo, a phase image, a surface) rather than the run itself.
 PARTS = ("echo", "hemi", "den")
+GRID = ("space", "cohort", "res")
+PADDED = re.compile(r"(_run-|_echo-)0+(?=\d)")
+Runs = Mapping[str, Sequence["File"]]  # key of a run -> its files
+MAX_NAMED = 3  # files in a message
 
 
 @dataclass(frozen=True)
-class Folder:
-    """One ``func`` folder: its path relative to the dataset and its file names."""
+class File:
+    """One file of a ``func`` folder.
+
+    Attributes
+    ----------
+    path : str
+        Path in the dataset.
+    said : dict
+        What its name says, by pybids' names.
+    run_id : str
+        The run it belongs to, as its name has it.
+    """
 
     path: str
-    names: tuple[str, ...]
+    said: dict[str, str]
+    run_id: str
 
+    @property
+    def key(self) -> str:
+        """The run with numbers as numbers: ``run-1`` and ``run-01`` are one."""
+        return PADDED.sub(r"\1", self.run_id)
 
-def functional_folders(root: Path) -> Iterator[tuple[str, list[Folder]]]:
-    """Yield each subject folder's name with its ``func`` folders; nothing else of the tree is entered."""
-    for subject in sorted(_folders(root, "sub-")):
-        levels = [subject, *(f"{subject}/{session}" for session in sorted(_folders(root / subject, "ses-")))]
-        found = []
-        for level in levels:
-            path = root / level / "func"
-            if path.is_dir():
-                found.append(Folder(f"{level}/func", tuple(sorted(entry.name for entry in os.scandir(path)))))
-        yield subject, found
-
-
-def _folders(root: Path, prefix: str) -> list[str]:
-    with os.scandir(root) as entries:
-        return [entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir()]
+    @property
+    def name(self) -> str:
+        """The path's last part."""
+        return self.path.rpartition("/")[2]
 
 
 def find(
@@ -72,167 +83,184 @@ def find(
     -------
     Found
         Every image that the selection asks for is in one of its two lists, and so is every subject.
+
+    Raises
+    ------
+    InputError
+        `root` is no folder of subjects.
     """
-    if not root.is_dir():
-        raise InputError(
-            f"No folder {root}; expected fMRIPrep derivatives (sub-*/func). Correct datasets.{dataset}.path."
-        )
     wanted = entities.normalise_select(select)
     if space is not None:
         wanted = {"space": space} | wanted
-    found, sidecars = Found(), Sidecars(root)
-    for subject, folders in functional_folders(root):
+    found, sidecars, alike = Found(), Sidecars(root), participants.alike(people)
+    for subject in subjects(sidecars.tree, dataset):
         if not _wants_subject(subject, wanted):
             continue
-        person = Found()
-        for folder in folders:
-            _find_in_folder(sidecars, folder, dataset, subject, wanted, person)
-        if not person.runs and not person.excluded:
-            detail = f"no *_desc-preproc_bold image of {_describe(wanted)} in {subject}; correct select, or leave it"
-            person.excluded.append(exclusion("index", dataset, subject, "n/a", subject, "no matching run", detail))
+        person_id = _composed(subject)
+        person = _find_person(sidecars, dataset, subject, wanted)
         found.excluded += person.excluded
         for row in person.runs:
-            if subject not in people:
-                detail = f"{subject} has no row in participants.tsv; add one (ids are compared letter by letter)"
-                reason = "no participants row"
-                found.excluded.append(exclusion("index", dataset, subject, row["run_id"], row["image"], reason, detail))
-            else:
+            if person_id in people:
                 found.runs.append(row | {"chunk": f"{chunk_of(row['subject'], n_chunks):02d}"})
+            else:
+                where, detail = (dataset, person_id, row["run_id"], row["image"]), participants.no_row(person_id, alike)
+                found.excluded.append(exclusion("index", *where, "no participants row", detail))
     return found
+
+
+def _composed(text: str) -> str:
+    """Return text in Unicode's composed form: macOS writes an accent of a file name as a letter of its own."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _wants_subject(folder: str, wanted: Mapping[str, Any]) -> bool:
     select = {"subject": wanted["subject"]} if "subject" in wanted else {}
-    return entities.matches({"subject": folder.removeprefix("sub-")}, select)
+    return entities.matches({"subject": _composed(folder).removeprefix("sub-")}, select)
 
 
 def _describe(wanted: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in wanted.items()) or "any kind"
 
 
-def _find_in_folder(
-    sidecars: Sidecars, folder: Folder, dataset: str, subject: str, wanted: Mapping[str, Any], found: Found
+def _find_person(sidecars: Sidecars, dataset: str, subject: str, wanted: Mapping[str, Any]) -> Found:
+    """Return the runs of one subject; one without any is left out as a whole."""
+    person, runs, person_id = Found(), defaultdict(list), _composed(subject)
+    try:
+        for folder in folders_of(sidecars.tree, subject):
+            for file in _files(folder):
+                runs[file.key].append(file)
+        _find_runs(sidecars, runs, dataset, person_id, wanted, person)
+    except OSError as error:
+        reason = "not fetched" if isinstance(error, FileNotFoundError) else "not readable"
+        detail = f"{error.filename}: {error.strerror}; fetch the folder, or change its permissions"
+        person.excluded.append(exclusion("index", dataset, person_id, "n/a", subject, reason, detail))
+    if not person.runs and not person.excluded:
+        suffix = wanted.get("suffix", "bold")
+        seen = [file.name for files in runs.values() for file in files if file.said["suffix"] == suffix]
+        others = f"; found {', '.join(seen[:MAX_NAMED])}{' ...' if len(seen) > MAX_NAMED else ''}" if seen else ""
+        raw = " (raw images: name the derivatives)" if seen and not any("_desc-" in name for name in seen) else ""
+        detail = f"no *_desc-preproc_bold image of {_describe(wanted)} in {subject}{others}{raw}; correct select"
+        person.excluded.append(
+            exclusion("index", dataset, person_id, "n/a", subject, "no matching run", f"{detail}, or leave it")
+        )
+    return person
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def _files(folder: Folder) -> list[File]:
+    """Return the images and tables of a folder with what their names say."""
+    files = []
+    for name in folder.names:
+        if name.endswith((*IMAGE_EXTENSIONS, ".tsv")):
+            pairs, suffix, extension = entities.split_name(_composed(name))
+            said = entities.with_long_names(pairs) | {"suffix": suffix, "extension": extension, "datatype": "func"}
+            files.append(File(f"{folder.path}/{name}", said, entities.key_of(pairs)))
+    return files
+
+
+def _find_runs(
+    sidecars: Sidecars, runs: Runs, dataset: str, person_id: str, wanted: Mapping[str, Any], found: Found
 ) -> None:
-    """Add the runs of one folder; a run with several files, or none in the wanted space, is left out."""
-    candidates = _candidates(folder, wanted)
-    for run_id, files in candidates.items():
-        fitting = {name: parsed for name, parsed in files.items() if entities.matches(parsed, wanted)}
-        try:
-            if not fitting:
-                spaces = sorted({parsed.get("space", "native") for parsed in files.values()})
-                raise RunExcluded(
-                    "wrong space",
-                    f"expected {_describe({k: wanted[k] for k in ('space', 'res') if k in wanted})}, found "
-                    f"{', '.join(files)} (space {', '.join(spaces)}); choose an atlas in that space, or run fMRIPrep "
-                    "with --output-spaces for the atlas",
-                )
-            if len(fitting) > 1:
-                raise RunExcluded(
-                    "ambiguous", f"{len(fitting)} files for one run: {', '.join(fitting)}; narrow select (e.g. res: 2)"
-                )
-            found.runs.append(_run(sidecars, folder, next(iter(fitting)), run_id))
-        except RunExcluded as reason:
-            for name in fitting or files:
-                path = f"{folder.path}/{name}"
-                found.excluded.append(exclusion("index", dataset, subject, run_id, path, reason.reason, reason.detail))
-
-
-def _candidates(folder: Folder, wanted: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
-    """Return run id -> file name -> entities of the images that fit `wanted` in all but space and resolution."""
-    elsewhere = {k: v for k, v in wanted.items() if k not in ("space", "res")}
+    """Add the runs of one person; a run with several files, or none in the wanted space, is left out."""
+    elsewhere = {key: value for key, value in wanted.items() if key not in GRID}
     elsewhere = {"desc": "preproc", "suffix": "bold", "part": [None, "mag"]} | elsewhere
     elsewhere = dict.fromkeys(PARTS) | elsewhere
-    runs: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
-    for name in folder.names:
-        if name.endswith(IMAGE_EXTENSIONS):
-            # Of a dozen images per run one is meant: the name alone tells, before pybids takes its time.
-            said = entities.of_name(name) | {"datatype": "func"}
-            if entities.matches(said, elsewhere):
-                runs[entities.run_key(name)][name] = said
-    return runs
+    for files in runs.values():
+        images = [file for file in files if file.said["extension"] in IMAGE_EXTENSIONS]
+        candidates = [file for file in images if entities.matches(file.said, elsewhere)]
+        fitting = [file for file in candidates if entities.matches(file.said, wanted)]
+        try:
+            if candidates:
+                found.runs.append(_run(sidecars, runs, _one_of(fitting, candidates, wanted), person_id))
+        except RunExcluded as reason:
+            for file in fitting or candidates:
+                where = (dataset, person_id, file.run_id, file.path)
+                found.excluded.append(exclusion("index", *where, reason.reason, reason.detail))
 
 
-def _run(sidecars: Sidecars, folder: Folder, name: str, run_id: str) -> dict[str, str]:
-    """Return the manifest row of one image; raise `RunExcluded` where something that belongs to it is missing."""
-    root, image = sidecars.root, f"{folder.path}/{name}"
-    mask = f"{folder.path}/{_companion_mask(folder, name, run_id)}"
-    confounds = f"{folder.path}/{_companion_confounds(folder, run_id)}"
-    for path in (image, mask, confounds):
-        check_fetched(root / path)
-    header, parsed = headers.read(root / image), entities.parse(image)
-    row = {
-        "run_id": run_id,
-        "participant_id": f"sub-{parsed['subject']}",
-        "subject": parsed["subject"],
-        "session": parsed.get("session", ""),
-        "task": parsed.get("task", ""),
-        "run": parsed.get("run", ""),
-        "space": parsed.get("space", ""),
-        "t_r": repr(repetition_time(sidecars.of(image), header, name)),
-        "n_volumes": str(header.n_volumes),
-        "image": image,
-        "mask": mask,
-        "confounds": confounds,
-    }
-    return row | {"fingerprint": inputs_fingerprint(root, row)}
-
-
-def _companion_mask(folder: Folder, image: str, run_id: str) -> str:
-    """Return the brain mask of the same run on the same grid."""
-    pairs, _, _ = entities.split_name(image)
-    grid = [pairs.get(key) for key in ("space", "cohort", "res")]
-    fitting = []
-    for name in folder.names:
-        if not name.endswith(("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii")):
-            continue
-        other = entities.split_name(name)[0]
-        if entities.run_key(name) == run_id and [other.get(key) for key in ("space", "cohort", "res")] == grid:
-            fitting.append(name)
-    if len(fitting) != 1:
-        what = f"found {', '.join(fitting)}" if fitting else "found none"
+def _one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping[str, Any]) -> File:
+    """Return the one image of a run that `wanted` leaves."""
+    if not fitting:
+        spaces = sorted({file.said.get("space", "native") for file in candidates})
         raise RunExcluded(
-            "missing mask", f"expected one *_desc-brain_mask.nii.gz of the same space beside {image}, {what}"
+            "wrong space",
+            f"expected {_describe({key: wanted[key] for key in GRID if key in wanted})}, found "
+            f"{', '.join(file.name for file in candidates)} (space {', '.join(spaces)}); choose an atlas in that "
+            "space, or run fMRIPrep with --output-spaces for the atlas",
+        )
+    if len(fitting) > 1:
+        names = ", ".join(file.path for file in fitting)
+        raise RunExcluded("ambiguous", f"{len(fitting)} files for one run: {names}; narrow select (e.g. res: 2)")
+    return fitting[0]
+
+
+def _run(sidecars: Sidecars, runs: Runs, image: File, person_id: str) -> dict[str, str]:
+    """Return the manifest row of one image; raise `RunExcluded` where something that belongs to it is missing."""
+    root, said = sidecars.tree.root, image.said
+    _check_place(image)
+    mask, confounds = _mask_of(image, runs), _confounds_of(image, runs)
+    try:
+        for file in (image, mask, confounds):
+            check_fetched(root / file.path)
+        header, metadata = headers.read(root / image.path), sidecars.of(image.path)
+        start = start_time(metadata)
+        row = {
+            "run_id": image.run_id,
+            "participant_id": person_id,
+            "subject": person_id.removeprefix("sub-"),
+            **{key: said.get(key, "") for key in ("session", "task", "run", "space")},
+            "t_r": repr(repetition_time(metadata, header, image.name)),
+            "start_time_s": "" if start is None else repr(start),
+            "n_volumes": str(header.n_volumes),
+            "image": image.path,
+            "mask": mask.path,
+            "confounds": confounds.path,
+        }
+        return row | {"fingerprint": inputs_fingerprint(root, row)}
+    except PermissionError as error:
+        raise RunExcluded("not readable", f"{error.filename} may not be read; change its permissions") from error
+
+
+def _check_place(image: File) -> None:
+    """Refuse an image that lies in another person's or session's folder: whose it is cannot be known."""
+    folders = _composed(image.path).split("/")[:-2]  # without func and the name
+    levels = (("sub", "subject"), ("ses", "session"))
+    named = [f"{short}-{image.said[level]}" for short, level in levels if level in image.said]
+    if folders not in (named, named[:1]):
+        raise RunExcluded("misplaced file", f"{image.name} lies in {'/'.join(folders)}; move or rename it")
+
+
+def _of_same_run(image: File, runs: Runs, **said: str) -> list[File]:
+    """Return the files of an image's run that say `said`; those of the whole run belong to each of its echoes."""
+    whole = re.sub(r"_echo-[^_]+", "", image.key)
+    for key in (image.key, whole):
+        found = [file for file in runs.get(key, ()) if said.items() <= file.said.items()]
+        if found:
+            return found
+    return []
+
+
+def _mask_of(image: File, runs: Runs) -> File:
+    """Return the brain mask of the same run on the same grid."""
+    grid = [image.said.get(key) for key in GRID]
+    masks = _of_same_run(image, runs, desc="brain", suffix="mask")
+    fitting = [file for file in masks if [file.said.get(key) for key in GRID] == grid]
+    if len(fitting) != 1:
+        found = ", ".join(file.name for file in fitting) or "none"
+        raise RunExcluded(
+            "missing mask",
+            f"expected one *_desc-brain_mask.nii.gz of the same space beside {image.name}, found {found}",
         )
     return fitting[0]
 
 
-def _companion_confounds(folder: Folder, run_id: str) -> str:
-    for desc, suffix in CONFOUNDS:
-        name = f"{run_id}_desc-{desc}_{suffix}.tsv"
-        if name in folder.names:
-            return name
+def _confounds_of(image: File, runs: Runs) -> File:
+    for suffix in CONFOUNDS:
+        tables = _of_same_run(image, runs, desc="confounds", suffix=suffix, extension=".tsv")
+        if tables:
+            return tables[0]
     raise RunExcluded(
-        "missing confounds", f"expected {run_id}_desc-confounds_timeseries.tsv in {folder.path}; found no such file"
+        "missing confounds", f"expected {image.run_id}_desc-confounds_timeseries.tsv beside {image.name}; found none"
     )
-
-
-def check_fetched(path: Path) -> None:
-    """Raise `RunExcluded` where a file is a link whose content was never fetched (DataLad, git-annex)."""
-    if path.is_symlink() and not path.exists():
-        raise RunExcluded("not fetched", f"{path.name} is a link without content; fetch it (datalad get {path.name})")
-    if not path.is_file():
-        raise RunExcluded("missing file", f"{path.name} is not a file; copy it again")
-
-
-def repetition_time(metadata: Mapping[str, Any], header: Layout, name: str) -> float:
-    """Return the repetition time in s from the sidecars, checked against the header.
-
-    Raises
-    ------
-    RunExcluded
-        No sidecar gives one, or the header says another (it differs by more than 1 %).
-    """
-    found = metadata.get("RepetitionTime")
-    if not isinstance(found, int | float) or isinstance(found, bool) or found <= 0:
-        raise RunExcluded(
-            "no repetition time",
-            f"no JSON sidecar of {name} gives a RepetitionTime in seconds (found {found!r}); add it to the sidecar, or "
-            "to a task-<label>_bold.json at the top of the dataset",
-        )
-    if header.t_r and all(abs(one - found) > T_R_TOLERANCE * found for one in header.t_r):
-        raise RunExcluded(
-            "repetition time mismatch",
-            f"{name}: the sidecar says {found} s, the header {' or '.join(f'{one:g}' for one in header.t_r)} s; "
-            "find out which is right and correct the other",
-        )
-    return float(found)

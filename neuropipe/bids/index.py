@@ -23,6 +23,7 @@ RUN_COLUMNS = [
     "run",
     "space",
     "t_r",
+    "start_time_s",
     "n_volumes",
     "image",
     "mask",
@@ -90,10 +91,16 @@ def read_tsv(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"No table at {path}; expected a tab-separated file, run the stage that writes it.")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error}); save it again as UTF-8 (Excel: CSV UTF-8).") from error
     if not text.strip():
         raise InputError(f"{path} is empty; expected a tab-separated table with a header line.")
-    return pd.read_csv(StringIO(text), sep="\t", dtype=str, keep_default_na=False, skipinitialspace=False)
+    try:
+        return pd.read_csv(StringIO(text), sep="\t", dtype=str, keep_default_na=False, skipinitialspace=False)
+    except pd.errors.ParserError as error:
+        raise InputError(f"{path} is not a tab-separated table: {error}.") from error
 
 
 def summary(excluded: list[dict[str, str]], limit: int = 5) -> str:

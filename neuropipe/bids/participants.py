@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +27,7 @@ def find(root: Path) -> Path:
     looked = []
     for folder in [root.absolute(), *root.absolute().parents[:MAX_LEVELS]]:
         looked.append(folder / "participants.tsv")
-        if looked[-1].is_file():
+        if looked[-1].is_file() or looked[-1].is_symlink():  # a link without content is an error of its own
             return looked[-1]
         if folder != root.absolute() and _is_raw_root(folder):
             break
@@ -60,6 +61,8 @@ def load(path: Path) -> pd.DataFrame:
     InputError
         No column ``participant_id``, an empty id, or one id twice.
     """
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path} is a link without content; fetch it (datalad get {path.name}).")
     table = read_tsv(path)
     table.columns = [column.strip() for column in table.columns]
     if "participant_id" not in table:
@@ -69,7 +72,8 @@ def load(path: Path) -> pd.DataFrame:
     if (table["participant_id"] == "n/a").any():
         line = int((table["participant_id"] == "n/a").to_numpy().argmax()) + 2
         raise InputError(f"{path}, line {line}: the participant_id is empty; give each row the label of one person.")
-    table["participant_id"] = table["participant_id"].map(participant_id)
+    ids = table["participant_id"].map(participant_id)
+    table["participant_id"] = ids.str.normalize("NFC")  # as file names are compared
     repeated = table.loc[table["participant_id"].duplicated(), "participant_id"].unique()
     if len(repeated):
         raise InputError(
@@ -77,3 +81,23 @@ def load(path: Path) -> pd.DataFrame:
             "expected one row per person (what changes between sessions belongs into sessions.tsv)."
         )
     return table[["participant_id", *(c for c in table if c != "participant_id")]]
+
+
+def _bare(person_id: str) -> str:
+    """Return an id without what people lose on the way: upper case and leading zeros."""
+    return person_id.removeprefix("sub-").casefold().lstrip("0")
+
+
+def alike(people: Iterable[str]) -> dict[str, list[str]]:
+    """Return ids by what they have in common with their misspellings, for `no_row`."""
+    found: dict[str, list[str]] = {}
+    for person in sorted(people):
+        found.setdefault(_bare(person), []).append(person)
+    return found
+
+
+def no_row(person_id: str, known: Mapping[str, list[str]]) -> str:
+    """Say that a person is not in the table, and who there may be meant (``sub-1`` for ``sub-0001``)."""
+    near = known.get(_bare(person_id))
+    hint = f"; is {' or '.join(near)} the same person? Write it as the folder is called" if near else "; add one"
+    return f"{person_id} has no row in participants.tsv{hint} (ids are compared letter by letter)"

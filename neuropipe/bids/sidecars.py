@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from neuropipe.bids import entities
+from neuropipe.bids.tree import Tree, check_fetched
 from neuropipe.errors import RunExcluded
+
+# One subject's and those above: the inherited ones are asked for with every file, the others once.
+FOLDERS_KEPT, CONTENTS_KEPT = 16, 64
 
 
 class Sidecars:
-    """The sidecars of one dataset; each is read once, however many files it applies to.
+    """The sidecars of one dataset; what many files inherit is read once.
 
     Parameters
     ----------
@@ -21,9 +25,9 @@ class Sidecars:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._names: dict[str, list[str]] = {}
-        self._contents: dict[str, dict[str, Any]] = {}
+        self.tree = Tree(root)
+        self._in_folder = lru_cache(FOLDERS_KEPT)(self._find)
+        self._content = lru_cache(CONTENTS_KEPT)(lambda path: read_sidecar(root / path))
 
     def of(self, path: str) -> dict[str, Any]:
         """Return the metadata of a file; the nearer sidecar wins, key by key.
@@ -44,25 +48,19 @@ class Sidecars:
         pairs, suffix, _ = entities.split_name(name)
         merged: dict[str, Any] = {}
         for level in ("/".join(folders[:depth]) for depth in range(len(folders) + 1)):
-            applying = []
-            for sidecar in self._in_folder(level):
-                other, other_suffix, _ = entities.split_name(sidecar)
-                if other_suffix == suffix and other.items() <= pairs.items():
-                    applying.append((len(other), f"{level}/{sidecar}".lstrip("/")))
-            for _, sidecar in sorted(applying):
+            of_suffix = self._in_folder(level).get(suffix, ())
+            for _, sidecar in sorted((len(other), path) for other, path in of_suffix if other.items() <= pairs.items()):
                 merged |= self._content(sidecar)
         return merged
 
-    def _in_folder(self, folder: str) -> list[str]:
-        if folder not in self._names:
-            with os.scandir(self.root / folder) as entries:
-                self._names[folder] = sorted(entry.name for entry in entries if entry.name.endswith(".json"))
-        return self._names[folder]
-
-    def _content(self, path: str) -> dict[str, Any]:
-        if path not in self._contents:
-            self._contents[path] = read_sidecar(self.root / path)
-        return self._contents[path]
+    def _find(self, folder: str) -> dict[str, list[tuple[dict[str, str], str]]]:
+        """Return suffix -> (entities, path) of the sidecars in one folder."""
+        found: dict[str, list[tuple[dict[str, str], str]]] = {}
+        for name in self.tree.folder(folder).names:
+            if name.endswith(".json"):
+                pairs, suffix, _ = entities.split_name(name)
+                found.setdefault(suffix, []).append((pairs, f"{folder}/{name}".lstrip("/")))
+        return found
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -71,12 +69,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     Raises
     ------
     RunExcluded
-        It is a link without content, or not a JSON object.
+        It was never fetched, or is not a JSON object.
     """
+    check_fetched(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise RunExcluded("not fetched", f"{path.name} is a link without content; fetch it (datalad get)") from error
     except (OSError, ValueError) as error:
         raise RunExcluded("damaged sidecar", f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

@@ -255,13 +255,20 @@ def _filled(table: pd.DataFrame, centres: np.ndarray) -> pd.DataFrame:
 
 
 def _checked(table: pd.DataFrame, labels: np.ndarray, name: str, image: Path) -> pd.DataFrame:
-    """Refuse a table none of whose labels is in the image: it belongs to another one."""
-    present = np.isin(table["value"], np.unique(labels))
+    """Refuse a table that belongs to another image: with regions that this one lacks, or counting from 0."""
+    found, value = np.unique(labels), table["value"].to_numpy()
+    present = np.isin(value, found)
     if not present.all():
         absent = table.loc[~present, "name"].tolist()
         raise AtlasError(
             f"The table of the atlas {name} names {len(absent)} regions that {image} does not have "
             f"({', '.join(absent[:5])}); table and image must belong together."
+        )
+    # A few stray voxels of other labels are common; the one label that follows the last is a region.
+    if np.array_equal(np.sort(value), np.arange(1, len(value) + 1)) and found.max() == len(value) + 1:
+        raise AtlasError(
+            f"The table of the atlas {name} ends with {len(value)}, and {image} has the label {len(value) + 1} "
+            "besides; a table that counts from 0 must be made to count from 1."
         )
     return table
 

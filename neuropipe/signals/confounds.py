@@ -13,6 +13,7 @@ import pandas as pd
 from neuropipe.config import Clean
 from neuropipe.errors import RunExcluded
 from neuropipe.signals import strategies
+from neuropipe.signals.old_confounds import with_todays_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ def read_table(path: Path, n_volumes: int) -> pd.DataFrame:
             "confounds length",
             f"expected {n_volumes} rows in {path.name}, one per volume of the image, found {len(table)}",
         )
-    return table.astype(np.float64)
+    return with_todays_names(table.astype(np.float64))
 
 
 def read_description(path: Path) -> dict[str, dict]:
@@ -76,9 +77,12 @@ def read_description(path: Path) -> dict[str, dict]:
     if not sidecar.is_file():
         return {}
     try:
-        return json.loads(sidecar.read_text(encoding="utf-8"))
+        description = json.loads(sidecar.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise RunExcluded("damaged sidecar", f"{sidecar.name} is not valid JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise RunExcluded("damaged sidecar", f"{sidecar.name}: expected a JSON object with one entry per column")
+    return description
 
 
 def prepare(table: pd.DataFrame, description: dict[str, dict], settings: Clean) -> Confounds:

@@ -107,7 +107,7 @@ def _sidecar(study: configuration.StudyConfig, name: str, table: Path, found: Fo
     settings["atlases"] = study.model_dump(mode="json", include={"atlases"})["atlases"]
     facts = {"n_runs": len(found.runs), "n_people": _n_people(found), "n_excluded": len(found.excluded)}
     inputs = {table.name: sha256(table)}
-    return describe("index", inputs=inputs, settings=settings, packages=("pybids", "nibabel"), **facts)
+    return describe("index", inputs=inputs, settings=settings, packages=("pandas", "nibabel"), **facts)
 
 
 def _write(found: Found, people: pd.DataFrame, n_chunks: int, output: Path) -> int:
@@ -117,9 +117,10 @@ def _write(found: Found, people: pd.DataFrame, n_chunks: int, output: Path) -> i
         "participants.tsv": people.to_csv(sep="\t", index=False, lineterminator="\n"),
         "excluded.tsv": to_tsv(found.excluded, EXCLUDED_COLUMNS),
     }
-    for chunk in range(n_chunks):
-        rows = [row for row in found.runs if row["chunk"] == f"{chunk:02d}"]
-        tables[f"chunk-{chunk:02d}.tsv"] = to_tsv(rows, RUN_COLUMNS)
+    chunks: dict[str, list[dict[str, str]]] = {f"{chunk:02d}": [] for chunk in range(n_chunks)}
+    for row in found.runs:
+        chunks[row["chunk"]].append(row)
+    tables |= {f"chunk-{chunk}.tsv": to_tsv(rows, RUN_COLUMNS) for chunk, rows in chunks.items()}
     changed = sum(write_if_changed(output / file, text) for file, text in tables.items())
     for stale in output.glob("chunk-*.tsv"):
         if stale.name not in tables:

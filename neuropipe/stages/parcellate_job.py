@@ -91,7 +91,7 @@ class Job:
 
     def fingerprint(self, row: dict[str, str]) -> str:
         """Return the hash over a run's inputs, the settings and the stage's version."""
-        own = [row[column] for column in ("run_id", "space", "t_r", "n_volumes", "fingerprint")]
+        own = [row[column] for column in ("run_id", "space", "t_r", "start_time_s", "n_volumes", "fingerprint")]
         return provenance.hash_json([own, self.settings, provenance.STAGE_VERSIONS["parcellate"]])
 
 
@@ -145,6 +145,8 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     result = clean_run(means.series, t_r, confounds, *sections, n_used=means.n_used, coverage=means.coverage)
     result.facts["VoxelsWithoutSignal"] = means.n_without_signal
     result.facts["VoxelsOfSeveralAtlases"] = weights.n_overlapping
+    if row["start_time_s"] != "n/a":  # of the first sample, which may not be the first volume
+        result.facts["StartTime"] = float(row["start_time_s"]) + confounds.n_leading * t_r
     return result
 
 

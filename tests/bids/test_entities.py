@@ -5,8 +5,40 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bids.layout import parse_file_entities
 
 from neuropipe.bids import entities
+
+PYBIDS_NAMES = [
+    "sub-01/func/sub-01_task-rest_space-T1w_desc-preproc_bold.nii.gz",
+    "sub-01/ses-pre/func/sub-01_ses-pre_task-nback_acq-mb3_ce-x_rec-magnitude_dir-AP_run-2_echo-1_part-mag_bold.nii.gz",
+    "sub-01/func/sub-01_task-rest_run-1_space-MNI152NLin6Asym_res-2_desc-brain_mask.nii.gz",
+    "sub-01/func/sub-01_task-rest_space-fsLR_den-91k_bold.dtseries.nii",
+    "sub-01/func/sub-01_task-rest_hemi-L_space-fsaverage5_bold.func.gii",
+    "sub-01/func/sub-01_task-rest_desc-confounds_timeseries.tsv",
+    "sub-01/anat/sub-01_space-MNI152NLin2009cAsym_label-GM_probseg.nii.gz",
+    "sub-01/anat/sub-01_desc-aparcaseg_dseg.nii.gz",
+    "sub-01/fmap/sub-01_dir-PA_epi.json",
+]
+
+
+@pytest.mark.parametrize("path", PYBIDS_NAMES)
+def test_names_say_what_pybids_finds_in_them(path: str) -> None:
+    """But for numbers: pybids reads run and echo as such."""
+    theirs = parse_file_entities(f"/{path}", config=["bids", "derivatives"])
+    assert entities.parse(path) == {key: str(value) for key, value in theirs.items()}
+
+
+def test_names_of_the_first_fmriprep_are_todays() -> None:
+    old = "sub-01_task-rest_bold_space-MNI152NLin2009cAsym_{}.nii.gz"
+    new = "sub-01_task-rest_space-MNI152NLin2009cAsym_desc-{}.nii.gz"
+    for suffix, today in (("preproc", "preproc_bold"), ("brainmask", "brain_mask")):
+        assert entities.of_name(old.format(suffix)) == entities.of_name(new.format(today))
+    confounds = entities.of_name("sub-01_task-rest_bold_confounds.tsv")
+    assert confounds == entities.of_name("sub-01_task-rest_desc-confounds_timeseries.tsv")
+    assert entities.of_name("sub-01_T1w_preproc.nii.gz") == entities.of_name("sub-01_desc-preproc_T1w.nii.gz")
+    variant = entities.of_name("sub-01_task-rest_bold_space-T1w_variant-smoothAROMAnonaggr_preproc.nii.gz")
+    assert (variant["desc"], variant["suffix"]) == ("smoothAROMAnonaggr", "bold")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +108,8 @@ def test_both_forms_of_a_selection() -> None:
     }
     filters = {"bold": {"session": "a", "echo": None}, "t1w": {"acquisition": "highres"}}
     assert entities.normalise_select(filters) == {"session": "a", "echo": None}
+    queries = {"bold": {"session": "Query.NONE", "run": ["Query.NONE", 1], "acquisition": "Query.ANY"}}
+    assert entities.normalise_select(queries) == {"session": None, "run": [None, 1], "acquisition": "*"}
 
 
 def test_prefix() -> None:

@@ -52,8 +52,6 @@ def test_an_unknown_unit_may_mean_either(tmp_path: Path) -> None:
         (b"short", "truncated image"),
         (gzip.compress(bytes(2000), mtime=0)[:15], "truncated image"),
         (gzip.compress(b"x" * 2000, mtime=0), "damaged image"),
-        (b"/annex/objects/MD5E-s1--0.nii.gz", "not fetched"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not fetched"),
     ],
 )
 def test_files_that_are_no_images(tmp_path: Path, content: bytes, reason: str) -> None:

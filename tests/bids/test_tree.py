@@ -1,0 +1,44 @@
+"""Folders of a dataset, and files whose content is elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neuropipe.bids.tree import Tree, check_fetched
+from neuropipe.errors import RunExcluded
+
+
+def test_a_folder_is_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    folder = Tree(tmp_path).folder("")
+    assert folder.names == ("a", "lost") and folder.folders == ("b", "linked")
+
+
+def test_content_that_is_there_passes(tmp_path: Path) -> None:
+    (tmp_path / "x.nii.gz").write_bytes(bytes(40))
+    (tmp_path / "link.nii.gz").symlink_to("x.nii.gz")
+    check_fetched(tmp_path / "x.nii.gz")
+    check_fetched(tmp_path / "link.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.symlink_to(".git/annex/objects/xx/MD5E-s1--0.nii.gz"), "not fetched"),
+        (lambda path: path.write_text("/annex/objects/MD5E-s1--0.nii.gz\n"), "not fetched"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"), "not fetched"),
+        (lambda path: path.mkdir(), "missing file"),
+        (lambda path: None, "missing file"),
+    ],
+    ids=["annex link", "annex pointer", "git-lfs pointer", "folder", "nothing"],
+)
+def test_content_that_is_not_there(tmp_path: Path, make, reason: str) -> None:
+    make(tmp_path / "x.nii.gz")
+    with pytest.raises(RunExcluded, match=r"x\.nii\.gz") as error:
+        check_fetched(tmp_path / "x.nii.gz")
+    assert error.value.reason == reason
