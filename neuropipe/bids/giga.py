@@ -115,7 +115,7 @@ def _in_files(path: Path, dataset: str, found: Found) -> Iterator[tuple[str, dic
     root = path if path.is_dir() else path.parent
     for file in files:
         name = file.relative_to(root).as_posix()
-        strategy = {"strategy": entities.of_name(f"{file.stem}_file").get("desc", "").lower()}
+        strategy = {"strategy": entities.of_name(f"{file.stem}_file.h5").get("desc", "").lower()}
         try:
             check_fetched(file)
             inside: list[str] = []

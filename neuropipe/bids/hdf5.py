@@ -69,8 +69,8 @@ def find(
 
 def the_file(path: Path) -> Path:
     """Return the file itself, or the only one of a folder."""
-    files = [path] if not path.is_dir() else sorted([*path.glob("*.h5"), *path.glob("*.hdf5")])
-    if len(files) != 1 or not files[0].is_file():
+    files = sorted([*path.glob("*.h5"), *path.glob("*.hdf5")]) if path.is_dir() else [path] * path.is_file()
+    if len(files) != 1:
         raise InputError(
             f"{path}: expected one HDF5 file, found {', '.join(f.name for f in files) or 'none'}; name it."
         )

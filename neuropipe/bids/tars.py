@@ -187,6 +187,9 @@ def _samples_from(path: Path, offset: int) -> Iterator[Sample]:
                             yield current
                         current = Sample(key, member.offset)
                     current.members[part or "text"] = _content(tar, member)
+                handle.seek(tar.offset)  # tarfile takes half a header for the end
+                if 0 < len(rest := handle.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+                    raise tarfile.ReadError(f"it ends with {len(rest)} bytes of a header")
     except (tarfile.TarError, OSError, EOFError) as error:
         raise RunExcluded("damaged tar", f"{path.name} is no whole tar: {error}; copy it again") from error
     if current is not None:
