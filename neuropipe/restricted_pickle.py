@@ -52,9 +52,11 @@ def loads(content: bytes, what: str) -> Any:
         The pickle is damaged, or asks for anything else.
     """
     try:
-        for instruction, _, _ in pickletools.genops(content):
+        for instruction, argument, _ in pickletools.genops(content):
             if instruction.name not in INSTRUCTIONS:
                 raise _Refused(f"uses the instruction {instruction.name}")
+            if "PUT" in instruction.name and argument > len(content):  # memory is taken for all places before it
+                raise _Refused(f"remembers something at place {argument}")
         return _plain(_Unpickler(io.BytesIO(content), encoding="latin1").load(), {})
     except _Refused as reason:
         raise InputError(

@@ -174,6 +174,28 @@ def test_states_that_would_hurt_numpy_are_refused() -> None:
         loads(whole.replace(b"f4", b"O4"), "x.pyd")
 
 
+def test_a_small_pickle_cannot_ask_for_much_memory() -> None:
+    with pytest.raises(InputError, match="remembers something at place 2130706432"):
+        loads(b"\x80\x02]r\0\0\0\x7f.", "x.pyd")
+
+
+def test_damage_never_does_more_than_raise() -> None:
+    """2000 pickles with bytes changed, taken out or put in: data, or one error of ours."""
+    rng = np.random.default_rng(0)
+    whole = [pickle.dumps({"a": [BASE, "x"], "b": np.float32(1)}, protocol) for protocol in range(6)]
+    outcomes = set()
+    for i in range(2000):
+        content = bytearray(whole[i % len(whole)])
+        for at in rng.integers(len(content) - 5, size=3):
+            content[at : at + rng.integers(0, 2)] = rng.bytes(rng.integers(0, 2))
+        try:
+            loads(bytes(content), "x.pyd")
+            outcomes.add("data")
+        except InputError:
+            outcomes.add("error")
+    assert outcomes == {"data", "error"}
+
+
 def test_damaged_pickles_are_one_line() -> None:
     whole = pickle.dumps(BASE)
     for content in (b"", b"\x80", whole[:-1], whole[:40], b"no pickle", b"]q\x00h\x00a."):

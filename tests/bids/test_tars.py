@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from doors_study import cleaned, indexed, people, planted, recording, sharded, sidecar, tar
+from doors_study import cleaned, configured, indexed, people, planted, recording, sharded, sidecar, tar
 
+from neuropipe import config, doctor
 from neuropipe.bids import tars
 from neuropipe.cli import main
-from neuropipe.errors import InputError
+from neuropipe.errors import InputError, RunExcluded
 from neuropipe.shards.read import Shards
 
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity" / "learning-from-brains"
@@ -140,10 +141,16 @@ def test_a_tar_that_changed_is_noticed(tmp_path: Path) -> None:
     tar(tmp_path / "tars/x.tar", run(key, planted(1, n_volumes=40)))
     runs, _ = indexed(tmp_path, dataset(tmp_path))
     tar(tmp_path / "tars/x.tar", run(key, planted(2, n_volumes=40)))
-    from neuropipe.errors import RunExcluded
-
     with pytest.raises(RunExcluded, match="changed since index"):
         tars.read(tmp_path / "tars", runs["sub-01_task-a"])
+
+
+def test_the_doctor_looks_through_the_doors(tmp_path: Path) -> None:
+    tar(tmp_path / "tars/x.tar", run("ds-A_sub-01_task-a", planted(1, n_volumes=40)))
+    study = config.load(configured(tmp_path, dataset(tmp_path)))
+    found = {check.name: check for check in doctor.check_dataset(study, "d")}
+    assert all(check.ok for check in found.values())
+    assert found["people d"].found.startswith("1 in ") and found["data d"].found.startswith("1 runs of 1 people")
 
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -190,9 +197,9 @@ def test_the_published_tars(tmp_path: Path) -> None:
         assert [sample.key for sample in found] == case["expected"]["sample_keys"]["value"]
         names = [f"{sample.key}.{part}" for sample in found for part in sample.members]
         assert names == case["expected"]["members"]["value"]
-        config = {"kind": "tars", "path": str(path), "regions": str(tmp_path / "16.tsv")}
+        one_tar = {"kind": "tars", "path": str(path), "regions": str(tmp_path / "16.tsv")}
         (tmp_path / "16.tsv").write_text("index\tname\n" + "".join(f"{i}\tr{i}\n" for i in range(1, 17)))
-        receipt = cleaned(tmp_path, config)
+        receipt = cleaned(tmp_path, one_tar)
         assert len(receipt["products"]) == len(found)
         for product, expected in zip(receipt["products"], case["expected"]["samples"]["value"], strict=True):
             series, bold = np.load(tmp_path / "s" / product["path"]), expected["bold.pyd"]
