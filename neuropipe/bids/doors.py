@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from neuropipe.bids import entities, giga, hdf5, participants, series, tars, xcpd
+from neuropipe.bids import entities, giga, hdf5, participants, series, tars, xcpd, xcpd_atlas
 from neuropipe.bids.index import Found
 from neuropipe.bids.ready import Ready
 from neuropipe.config import Dataset, expand
@@ -58,6 +58,7 @@ def find(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Fo
     select = entities.normalise_select(section.select)
     if section.kind == "xcpd":
         select["segmentation"] = _xcpd_atlas(section)
+        select.pop("atlas", None)
     where = path, dataset, select, people, section.t_r, section.n_chunks
     if section.kind == "hdf5":
         return hdf5.find(*where, atlases=regions(section).atlases)
@@ -81,7 +82,7 @@ def regions(section: Dataset) -> Regions:
     """
     root = series.data_root(Path(expand(section.path)))
     if section.regions is None and section.kind == "xcpd":
-        own = xcpd.regions(root, section.atlas_ids[0], _xcpd_atlas(section))
+        own = xcpd_atlas.regions(root, section.atlas_ids[0], _xcpd_atlas(section))
         if own is not None:
             return own
     if section.regions is None and not section.atlas_ids and section.kind in NAMES_ITS_PEOPLE:

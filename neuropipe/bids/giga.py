@@ -25,8 +25,8 @@ import pandas as pd
 
 from neuropipe.bids import entities
 from neuropipe.bids.fmriprep import check_fetched, functional_folders
-from neuropipe.bids.index import Found, exclusion, inputs_fingerprint
-from neuropipe.bids.ready import Ready, by_id, is_positive, manifest_row, owner, repetition_time, settle
+from neuropipe.bids.index import Found, inputs_fingerprint
+from neuropipe.bids.ready import Ready, Search, is_positive, settle
 from neuropipe.bids.series_tables import count_rows, read_table, rows_fingerprint
 from neuropipe.bids.sidecars import Sidecars
 from neuropipe.errors import InputError, RunExcluded
@@ -61,27 +61,27 @@ def find(
         raise InputError(
             f"No {path}; expected what giga_connectome wrote (sub-*/func, or *.h5). Correct datasets.{dataset}.path."
         )
-    wanted, persons, found = entities.normalise_select(select), by_id(people), Found()
+    root = path if path.is_dir() else path.parent
+    search, found = Search.of(root, dataset, select, people, t_r, n_chunks), Found()
     candidates: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    in_files = dict(_in_files(path, dataset, found))
+    in_files = dict(_in_files(search, path, found))
     seen = set()
     for place, said in [*_tables(path), *in_files.items()]:
         seen.add(said["segmentation"])
-        if entities.matches(said, wanted):
+        if entities.matches(said, search.wanted):
             candidates[said["run_id"]].append((f"sub-{said['subject']}", place))
     if seen and not candidates and not found.excluded:
+        wishes = ", ".join(f"{key} {value}" for key, value in search.wanted.items())
         raise InputError(
-            f"{path} has no series that select wants ({', '.join(f'{k} {v}' for k, v in wanted.items())}); found the "
-            f"atlases {', '.join(sorted(seen))}. Name one as datasets.{dataset}.select: {{seg: ...}}."
+            f"{path} has no series that select wants ({wishes}); found the atlases {', '.join(sorted(seen))}. Name one as "
+            f"datasets.{dataset}.select: {{seg: ...}}."
         )
-    root = path if path.is_dir() else path.parent
     sidecars = Sidecars(root)
 
     def row(run_id: str, place: str) -> dict[str, str]:
-        person = owner(persons, run_id.partition("_")[0], place)
         if place in in_files:
-            return _row_of_file(root, run_id, place, person, t_r, n_chunks)
-        return _row_of_table(root, sidecars, run_id, place, person, t_r, n_chunks)
+            return _row_of_file(search, run_id, place)
+        return _row_of_table(search, sidecars, run_id, place)
 
     settle(found, dataset, candidates, row)
     return found
@@ -109,12 +109,11 @@ def _tables(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                     yield f"{folder.path}/{name}", said
 
 
-def _in_files(path: Path, dataset: str, found: Found) -> Iterator[tuple[str, dict[str, str]]]:
+def _in_files(search: Search, path: Path, found: Found) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield ``<file>:<name inside>`` of the series in HDF5 files, with what their names say."""
     files = [path] if path.is_file() else sorted(file for end in HDF5 for file in path.rglob(f"*{end}"))
-    root = path if path.is_dir() else path.parent
     for file in files:
-        name = file.relative_to(root).as_posix()
+        name = file.relative_to(search.root).as_posix()
         strategy = {"strategy": entities.of_name(f"{file.stem}_file.h5").get("desc", "").lower()}
         try:
             check_fetched(file)
@@ -124,10 +123,10 @@ def _in_files(path: Path, dataset: str, found: Found) -> Iterator[tuple[str, dic
                     lambda at, item, to=inside: to.append(at) if isinstance(item, h5py.Dataset) else None
                 )
         except RunExcluded as reason:
-            found.excluded.append(exclusion("index", dataset, "n/a", "n/a", name, reason.reason, reason.detail))
+            found.excluded.append(search.exclusion("n/a", "n/a", name, reason))
         except OSError as error:
             detail = f"{name} cannot be read as HDF5 ({error}); copy or make it again"
-            found.excluded.append(exclusion("index", dataset, "n/a", "n/a", name, "damaged file", detail))
+            found.excluded.append(search.exclusion("n/a", "n/a", name, RunExcluded("damaged file", detail)))
         else:
             for at in inside:
                 said = said_by(at.rpartition("/")[2])
@@ -135,30 +134,19 @@ def _in_files(path: Path, dataset: str, found: Found) -> Iterator[tuple[str, dic
                     yield f"{name}:{at}", said | strategy
 
 
-def _row_of_table(
-    root: Path,
-    sidecars: Sidecars,
-    run_id: str,
-    path: str,
-    person: Mapping[str, str],
-    t_r: float | None,
-    n_chunks: int,
-) -> dict[str, str]:
-    check_fetched(root / path)
+def _row_of_table(search: Search, sidecars: Sidecars, run_id: str, path: str) -> dict[str, str]:
+    check_fetched(search.root / path)
     frequency = sidecars.of(path).get("SamplingFrequency")
     stated = 1 / frequency if is_positive(frequency) else None
-    seconds = repetition_time(person, stated, t_r, path)
-    row = manifest_row(person, n_chunks, run_id, path, seconds, count_rows(root / path) - 1)
+    row = search.row(run_id.partition("_")[0], run_id, path, stated, count_rows(search.root / path) - 1)
     row |= _entities(path.rpartition("/")[2])
-    return row | {"fingerprint": inputs_fingerprint(root, row)}
+    return row | {"fingerprint": inputs_fingerprint(search.root, row)}
 
 
-def _row_of_file(
-    root: Path, run_id: str, place: str, person: Mapping[str, str], t_r: float | None, n_chunks: int
-) -> dict[str, str]:
+def _row_of_file(search: Search, run_id: str, place: str) -> dict[str, str]:
     file, _, inside = place.partition(":")
-    series, stated = _read_inside(root / file, inside)
-    row = manifest_row(person, n_chunks, run_id, file, repetition_time(person, stated, t_r, place), len(series))
+    series, stated = _read_inside(search.root / file, inside)
+    row = search.row(run_id.partition("_")[0], run_id, file, stated, len(series))
     return row | _entities(inside.rpartition("/")[2]) | {"offset": inside, "fingerprint": rows_fingerprint(series)}
 
 

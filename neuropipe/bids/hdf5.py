@@ -13,8 +13,8 @@ import pandas as pd
 
 from neuropipe.bids import entities
 from neuropipe.bids.fmriprep import check_fetched
-from neuropipe.bids.index import Found, exclusion
-from neuropipe.bids.ready import Ready, by_id, manifest_row, owner, repetition_time
+from neuropipe.bids.index import Found
+from neuropipe.bids.ready import Ready, Search
 from neuropipe.bids.series_tables import rows_fingerprint
 from neuropipe.errors import InputError, RunExcluded
 from neuropipe.shards import hdf5 as layout
@@ -42,28 +42,25 @@ def find(
     atlases : sequence of str
         Ids of the atlases, in the order in which their regions are joined.
     """
-    file_path, wanted, persons, found = the_file(path), entities.normalise_select(select), by_id(people), Found()
+    file_path = the_file(path)
+    search, found = Search.of(file_path.parent, dataset, select, people, t_r, n_chunks), Found()
     with layout.opened(file_path) as file:
-        slots = slots_for(file, atlases)
-        seconds = file["t_r"][:] if "t_r" in file else None
+        slots, t_r_s = slots_for(file, atlases), file["t_r"][:] if "t_r" in file else None
         for i, (participant, run) in enumerate(_runs(file)):
             run_id = f"{participant}_run-{run}" if run else participant
-            label = participant.removeprefix("sub-")
-            if not entities.matches({"subject": label} | ({"run": run} if run else {}), wanted):
+            said = {"subject": participant.removeprefix("sub-")} | ({"run": run} if run else {})
+            if not entities.matches(said, search.wanted):
                 continue
             try:
                 series = layout.recording(file, slots, i)
                 if not len(series):
                     raise RunExcluded("no series", f"recording {i} ({run_id}) of {file_path.name} has no samples")
-                person, stated = owner(persons, participant, file_path.name), None if seconds is None else seconds[i]
-                # A column t_r of the participants is that of the scanner; a recording of ours may be resampled.
-                source = {"t_r": "n/a"} if stated is not None else {}
-                t_r_s = repetition_time(person | source, stated, t_r, run_id)
-                row = manifest_row(person, n_chunks, run_id, file_path.name, t_r_s, len(series)) | {"run": run}
-                found.runs.append(row | {"offset": str(i), "fingerprint": rows_fingerprint(series)})
+                stated = None if t_r_s is None else float(t_r_s[i])
+                facts = participant, run_id, file_path.name, stated, len(series)
+                row = search.row(*facts, resampled=stated is not None)
+                found.runs.append(row | {"run": run, "offset": str(i), "fingerprint": rows_fingerprint(series)})
             except RunExcluded as reason:
-                where = participant, run_id, f"{file_path.name}:{i}"
-                found.excluded.append(exclusion("index", dataset, *where, reason.reason, reason.detail))
+                found.excluded.append(search.exclusion(participant, run_id, f"{file_path.name}:{i}", reason))
     return found
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from neuropipe.bids import entities
 from neuropipe.bids.index import Found, chunk_of, exclusion
 from neuropipe.errors import RunExcluded
 
@@ -51,6 +53,75 @@ class Ready:
     known: dict[str, float] = field(default_factory=dict)
     done: dict[str, Any] = field(default_factory=dict)
     region_order_hash: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What a door is asked for.
+
+    Attributes
+    ----------
+    root : Path
+        Folder that paths of the manifest start from.
+    dataset : str
+        Name of the dataset, for the excluded rows.
+    wanted : dict
+        BIDS entities to keep, by pybids' names.
+    persons : dict of str to dict
+        Rows of the participants table by participant_id.
+    t_r : float or None
+        Repetition time in s where nothing else gives one.
+    n_chunks : int
+        Number of chunks.
+    """
+
+    root: Path
+    dataset: str
+    wanted: dict[str, Any]
+    persons: dict[str, dict[str, str]]
+    t_r: float | None
+    n_chunks: int
+
+    @classmethod
+    def of(
+        cls,
+        root: Path,
+        dataset: str,
+        select: Mapping[str, Any],
+        people: pd.DataFrame,
+        t_r: float | None,
+        n_chunks: int,
+    ) -> Search:
+        """Bring selection and people to the form in which they are used."""
+        return cls(root, dataset, entities.normalise_select(select), by_id(people), t_r, n_chunks)
+
+    def row(
+        self, participant_id: str, run_id: str, image: str, stated: Any, n_volumes: int, *, resampled: bool = False
+    ) -> dict[str, str]:
+        """Return the manifest row of one run, without its fingerprint.
+
+        Parameters
+        ----------
+        participant_id, run_id, image, n_volumes
+            As in the manifest.
+        stated : float or None
+            What the data say is their repetition time in s.
+        resampled : bool
+            The series may have been resampled, so that a column ``t_r`` of the participants, which is that of
+            the scanner, may be another one.
+
+        Raises
+        ------
+        RunExcluded
+            The person has no row in the participants table, or the repetition time is unknown or contradicted.
+        """
+        person = owner(self.persons, participant_id, image) | ({"t_r": "n/a"} if resampled else {})
+        t_r = repetition_time(person, stated, self.t_r, f"{run_id} ({image})")
+        return manifest_row(person, self.n_chunks, run_id, image, t_r, n_volumes)
+
+    def exclusion(self, participant_id: str, run_id: str, path: str, reason: RunExcluded) -> dict[str, str]:
+        """Return the row of something that is left out."""
+        return exclusion("index", self.dataset, participant_id, run_id, path, reason.reason, reason.detail)
 
 
 def manifest_row(

@@ -9,44 +9,34 @@ A key of the former is ``ds-<dataset>_sub-<label>_task-...``, of a trial with ``
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from neuropipe import restricted_pickle
 from neuropipe.bids import entities
-from neuropipe.bids.fmriprep import check_fetched
-from neuropipe.bids.index import Found, exclusion
-from neuropipe.bids.ready import Ready, by_id, is_positive, manifest_row, owner, repetition_time
+from neuropipe.bids.index import Found
+from neuropipe.bids.ready import Ready, Search, is_positive
 from neuropipe.bids.series_tables import rows_fingerprint
+from neuropipe.bids.tar_samples import SERIES, Sample, sample_at, samples
 from neuropipe.errors import InputError, RunExcluded
 
-SERIES = ("bold.pyd", "series.npy")
 KEY = re.compile(r"(?P<run>.+?)(?:_sample_(?P<sample>\d+))?")
+# What our own JSON says of a sample: who and what it is, and how good.
+IDENTITY = ("participant_id", "run_id", "session", "task", "run")
+KNOWN = ("mean_fd_mm", "max_fd_mm", "high_motion_share")
 # What learning-from-brains did to every run before it was packed (its preprocessing, not its tars, says so).
 LEARNING_FROM_BRAINS = {
     "Denoised": "by learning-from-brains: six motion parameters, white matter, CSF, global signal",
     "HighPass": 0.008,
     "Standardized": "regions, over the whole run",
 }
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample of a tar: its key, where its first member starts, and its members by field."""
-
-    key: str
-    offset: int
-    members: dict[str, bytes] = field(default_factory=dict)
 
 
 def find(
@@ -63,32 +53,30 @@ def find(
     select : mapping
         Entities of the keys to keep; ``dataset`` is what follows ``ds-``.
     """
-    wanted, persons, found = entities.normalise_select(select), by_id(people), Found()
-    several = _several(path, wanted)
+    search = Search.of(path if path.is_dir() else path.parent, dataset, select, people, t_r, n_chunks)
+    several, found = _several(path, search.wanted), Found()
     rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     for file, name in _files(path):
         try:
             for sample in samples(file):
-                said = _said(sample.key, several)
-                if said is None or entities.matches(said, wanted):
+                said = _said(sample.key, several) or {}
+                if not said or entities.matches(said, search.wanted):
                     try:
-                        row = _row(sample, name, several, persons, t_r, n_chunks)
+                        row = _row(search, sample, said, name)
                         rows[row["run_id"]].append(row)
                     except RunExcluded as reason:
-                        someone = said["participant_id"] if said else "n/a"
-                        where = someone, sample.key, f"{name}:{sample.key}"
-                        found.excluded.append(exclusion("index", dataset, *where, reason.reason, reason.detail))
+                        where = said.get("participant_id", "n/a"), sample.key, f"{name}:{sample.key}"
+                        found.excluded.append(search.exclusion(*where, reason))
         except RunExcluded as reason:
-            found.excluded.append(exclusion("index", dataset, "n/a", "n/a", name, reason.reason, reason.detail))
+            found.excluded.append(search.exclusion("n/a", "n/a", name, reason))
     for run_id, same in rows.items():
         if len(same) == 1:
             found.runs += same
             continue
         for row in same:
             detail = f"{len(same)} samples are called {run_id}, in {', '.join(r['image'] for r in same)}; remove one"
-            found.excluded.append(
-                exclusion("index", dataset, row["participant_id"], run_id, row["image"], "ambiguous", detail)
-            )
+            reason = RunExcluded("ambiguous", detail)
+            found.excluded.append(search.exclusion(row["participant_id"], run_id, row["image"], reason))
     return found
 
 
@@ -149,81 +137,16 @@ def _said(key: str, several: bool) -> dict[str, str] | None:
     return said | {"run_id": run_id, "participant_id": f"sub-{ordered['sub']}"}
 
 
-# --- samples ------------------------------------------------------------------------------------
-
-
-def samples(path: Path) -> Iterator[Sample]:
-    """Yield the samples of a tar in order.
-
-    Raises
-    ------
-    RunExcluded
-        The tar is damaged or ends early.
-    """
-    check_fetched(path)
-    yield from _samples_from(path, 0)
-
-
-def sample_at(path: Path, offset: int) -> Sample:
-    """Return the sample whose first member starts at a byte of the tar."""
-    check_fetched(path)
-    for sample in _samples_from(path, offset):
-        return sample
-    raise RunExcluded("changed since index", f"{path.name} ends before byte {offset}; index again")
-
-
-def _samples_from(path: Path, offset: int) -> Iterator[Sample]:
-    current: Sample | None = None
-    try:
-        with open(path, "rb") as handle:
-            handle.seek(offset)
-            with tarfile.open(fileobj=handle, mode="r:") as tar:
-                for member in tar:
-                    key, _, part = member.name.rpartition("/")[2].partition(".")
-                    if not member.isfile():
-                        continue
-                    if current is None or key != current.key:
-                        if current is not None:
-                            yield current
-                        current = Sample(key, member.offset)
-                    current.members[part or "text"] = _content(tar, member)
-                handle.seek(tar.offset)  # tarfile takes half a header for the end
-                if 0 < len(rest := handle.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-                    raise tarfile.ReadError(f"it ends with {len(rest)} bytes of a header")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise RunExcluded("damaged tar", f"{path.name} is no whole tar: {error}; copy it again") from error
-    if current is not None:
-        yield current
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    handle = tar.extractfile(member)
-    content = handle.read() if handle else b""
-    if len(content) != member.size:
-        raise tarfile.ReadError(f"{member.name} ends after {len(content)} of {member.size} bytes")
-    return content
-
-
-def _row(
-    sample: Sample,
-    image: str,
-    several: bool,
-    persons: Mapping[str, dict[str, str]],
-    t_r: float | None,
-    n_chunks: int,
-) -> dict[str, str]:
-    series, facts = _series(sample), _facts(sample)
-    said = {**(_said(sample.key, several) or {}), **{k: str(v) for k, v in facts.items() if k in IDENTITY and v}}
+def _row(search: Search, sample: Sample, said: Mapping[str, str], image: str) -> dict[str, str]:
+    series, facts = sample.series(), _facts(sample)
+    ours = {key: str(facts[key]) for key in IDENTITY if facts.get(key)}
+    said = {**said, **ours}
     if "participant_id" not in said:
         raise RunExcluded("no subject", f"expected a key like ds-<dataset>_sub-<label>_task-..., found {sample.key}")
-    person = owner(persons, said["participant_id"], sample.key)
-    seconds = repetition_time(person, facts.get("t_r"), t_r, sample.key)
-    row = manifest_row(person, n_chunks, said["run_id"], image, seconds, len(series))
+    identity = said["participant_id"], said["run_id"], image
+    row = search.row(*identity, facts.get("t_r"), len(series), resampled=bool(ours))
     row |= {key: said.get(key, "") for key in ("session", "task", "run")}
     return row | {"offset": str(sample.offset), "fingerprint": rows_fingerprint(series)}
-
-
-IDENTITY = ("participant_id", "run_id", "session", "task", "run")
 
 
 def _facts(sample: Sample) -> dict[str, Any]:
@@ -238,7 +161,7 @@ def _facts(sample: Sample) -> dict[str, Any]:
         name = part.removesuffix(".pyd")
         if part in SERIES:
             continue
-        value = _unpickled(sample, part) if part.endswith(".pyd") else content.decode("utf-8", "replace")
+        value = sample.unpickled(part) if part.endswith(".pyd") else content.decode("utf-8", "replace")
         value = value.item() if isinstance(value, np.generic) else value
         if name == "t_r":
             if not is_positive(value):
@@ -247,34 +170,6 @@ def _facts(sample: Sample) -> dict[str, Any]:
         elif isinstance(value, int | float | str):
             facts["labels"][name] = value
     return facts
-
-
-def _series(sample: Sample) -> np.ndarray:
-    """Return the series (time, region) as stored."""
-    part = next((part for part in SERIES if part in sample.members), None)
-    if part is None:
-        raise RunExcluded(
-            "no series", f"{sample.key}: expected {' or '.join(SERIES)}, found {', '.join(sample.members)}"
-        )
-    series = _unpickled(sample, part) if part.endswith(".pyd") else _array(sample, part)
-    if not isinstance(series, np.ndarray) or series.ndim != 2 or not series.size or series.dtype.kind not in "fiu":
-        found = f"shape {series.shape}, {series.dtype}" if isinstance(series, np.ndarray) else type(series).__name__
-        raise RunExcluded("damaged table", f"{sample.key}.{part}: expected numbers (time, region), found {found}")
-    return series
-
-
-def _unpickled(sample: Sample, part: str) -> Any:
-    try:
-        return restricted_pickle.loads(sample.members[part], f"{sample.key}.{part}")
-    except InputError as error:
-        raise RunExcluded("unsafe or damaged pickle", str(error)) from error
-
-
-def _array(sample: Sample, part: str) -> np.ndarray:
-    try:
-        return np.load(io.BytesIO(sample.members[part]), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise RunExcluded("damaged table", f"{sample.key}.{part} is no .npy array: {error}") from error
 
 
 def read(root: Path, row: Mapping[str, str]) -> Ready:
@@ -286,20 +181,25 @@ def read(root: Path, row: Mapping[str, str]) -> Ready:
         It is damaged, unsafe, or not what was indexed.
     """
     sample = sample_at(root / row["image"], int(row["offset"]))
-    stored, facts = _series(sample), _facts(sample)
+    stored, facts = sample.series(), _facts(sample)
     if rows_fingerprint(stored) != row["fingerprint"]:
         raise RunExcluded("changed since index", f"{sample.key} in {row['image']} is not what was indexed; index again")
     series = stored.astype(np.float64)
     if "json" not in sample.members:
         done = LEARNING_FROM_BRAINS | ({"Labels": facts["labels"]} if facts["labels"] else {})
         return Ready(series, done=done)
+    try:
+        return _ours(sample, series, facts)
+    except (IndexError, TypeError, ValueError, AttributeError) as error:
+        raise RunExcluded("damaged tar", f"{sample.key}: its members do not fit together: {error}") from error
+
+
+def _ours(sample: Sample, series: np.ndarray, facts: Mapping[str, Any]) -> Ready:
+    """Return a sample of our own shards: with its missing regions, censored samples, displacement and region order."""
     if "valid.npy" in sample.members:
-        series[:, ~_array(sample, "valid.npy").astype(bool)] = np.nan
+        series[:, ~sample.array("valid.npy").astype(bool)] = np.nan
     censored = np.zeros(len(series), dtype=bool)
     censored[[int(i) for i in facts.get("censored", [])]] = True
     known = {key: value for key, value in (facts.get("quality") or {}).items() if key in KNOWN and value is not None}
     order = facts.get("region_order_hash")
     return Ready(series, censored=censored, known=known, done={"Denoised": "by neuropipe"}, region_order_hash=order)
-
-
-KNOWN = ("mean_fd_mm", "max_fd_mm", "high_motion_share")

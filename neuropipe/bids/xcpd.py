@@ -27,12 +27,11 @@ import pandas as pd
 
 from neuropipe.bids import entities
 from neuropipe.bids.fmriprep import Folder, check_fetched, functional_folders
-from neuropipe.bids.index import Found, exclusion, inputs_fingerprint, read_tsv
-from neuropipe.bids.ready import Ready, by_id, manifest_row, owner, repetition_time, settle
+from neuropipe.bids.index import Found, inputs_fingerprint, read_tsv
+from neuropipe.bids.ready import Ready, Search, settle
 from neuropipe.bids.series_tables import count_rows, read_table
 from neuropipe.bids.sidecars import read_sidecar
 from neuropipe.errors import InputError, RunExcluded
-from neuropipe.signals.regions import Regions
 
 SERIES = ("_timeseries.tsv", "_timeseries.ptseries.nii")
 # One series of all runs of a task, joined end to end: it lacks these entities, and repeats what the runs hold.
@@ -61,15 +60,14 @@ def find(
     """
     if not path.is_dir():
         raise InputError(f"No folder {path}; expected what XCP-D wrote (sub-*/func). Correct datasets.{dataset}.path.")
-    wanted, persons = entities.normalise_select(select), by_id(people)
-    wanted.pop("atlas", None)  # said by `segmentation`
+    search = Search.of(path, dataset, select, people, t_r, n_chunks)
     found, seen = Found(), set()
     for _, folders in functional_folders(path):
         for folder in folders:
             series = dict(_series(folder))
             seen |= {said.get("segmentation", "n/a") for said in series.values()}
-            _find_in_folder(path, folder, series, dataset, wanted, persons, t_r, n_chunks, found)
-    atlas = wanted.get("segmentation")
+            _find_in_folder(search, folder, series, found)
+    atlas = search.wanted.get("segmentation")
     if seen and isinstance(atlas, str) and not found.runs and not found.excluded:
         raise InputError(
             f"{path} has no series of the atlas {atlas!r} that select wants; found the atlases "
@@ -99,33 +97,17 @@ def _identity(name: str) -> tuple[str, ...]:
     return entities.run_key(name), said.get("segmentation", ""), said.get("space", "")
 
 
-def _find_in_folder(
-    root: Path,
-    folder: Folder,
-    series: Mapping[str, dict[str, str]],
-    dataset: str,
-    wanted: Mapping[str, Any],
-    persons: Mapping[str, dict[str, str]],
-    t_r: float | None,
-    n_chunks: int,
-    found: Found,
-) -> None:
+def _find_in_folder(search: Search, folder: Folder, series: Mapping[str, dict[str, str]], found: Found) -> None:
     """Add the runs of one folder."""
     candidates: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name, said in series.items():
-        if entities.matches(said | {"datatype": "func"}, wanted):
+        if entities.matches(said | {"datatype": "func"}, search.wanted):
             candidates[entities.run_key(name)].append((f"sub-{said['subject']}", f"{folder.path}/{name}"))
     for run_id in _joined(list(candidates)):
         for person, path in candidates.pop(run_id):
             detail = f"{path} joins runs that are there themselves; select {{run: null}} takes it instead of them"
-            found.excluded.append(exclusion("index", dataset, person, run_id, path, "joined runs", detail))
-
-    def row(run_id: str, path: str) -> dict[str, str]:
-        said = said_by(path.rpartition("/")[2])
-        person = owner(persons, f"sub-{said['subject']}", path)
-        return _row(root, Beside.of(folder, path.rpartition("/")[2]), run_id, path, person, t_r, n_chunks)
-
-    settle(found, dataset, candidates, row)
+            found.excluded.append(search.exclusion(person, run_id, path, RunExcluded("joined runs", detail)))
+    settle(found, search.dataset, candidates, lambda run_id, path: _row(search, folder, run_id, path))
 
 
 def _joined(run_ids: list[str]) -> list[str]:
@@ -168,24 +150,22 @@ class Beside:
         return cls(**found)
 
 
-def _row(
-    root: Path, beside: Beside, run_id: str, path: str, person: Mapping[str, str], t_r: float | None, n_chunks: int
-) -> dict[str, str]:
-    folder = path.rpartition("/")[0]
-    others = [f"{folder}/{name}" for name in (beside.outliers, beside.coverage, beside.denoised) if name]
-    motion = f"{folder}/{beside.motion}" if beside.motion else ""
-    for one in (path, motion, *others):
+def _row(search: Search, folder: Folder, run_id: str, path: str) -> dict[str, str]:
+    root, name = search.root / folder.path, path.rpartition("/")[2]
+    beside, said = Beside.of(folder, name), said_by(name)
+    others = [one for one in (beside.outliers, beside.coverage, beside.denoised) if one]
+    for one in (name, beside.motion, *others):
         if one:
             check_fetched(root / one)
-    stated, n_rows = _length(root / path)
+    stated, n_rows = _length(root / name)
     if beside.denoised:
-        stated = read_sidecar(root / folder / beside.denoised).get("RepetitionTime", stated)
-    n_volumes = len(_outliers(root / folder / beside.outliers, n_rows)) if beside.outliers else n_rows
-    row = manifest_row(person, n_chunks, run_id, path, repetition_time(person, stated, t_r, path), n_volumes)
-    said = said_by(path.rpartition("/")[2])
+        stated = read_sidecar(root / beside.denoised).get("RepetitionTime", stated)
+    n_volumes = len(_outliers(root / beside.outliers, n_rows)) if beside.outliers else n_rows
+    row = search.row(f"sub-{said['subject']}", run_id, path, stated, n_volumes)
     row |= {key: said.get(key, "") for key in ("session", "task", "run", "space")}
-    row |= {"confounds": motion, "beside": ";".join(others)}
-    return row | {"fingerprint": inputs_fingerprint(root, row)}
+    row |= {"confounds": f"{folder.path}/{beside.motion}" if beside.motion else ""}
+    row |= {"beside": ";".join(f"{folder.path}/{one}" for one in others)}
+    return row | {"fingerprint": inputs_fingerprint(search.root, row)}
 
 
 def _length(path: Path) -> tuple[float | None, int]:
@@ -301,55 +281,3 @@ def _coverage(path: Path, names: list[str]) -> np.ndarray:
         )
     of = dict(zip(table.iloc[:, 0], pd.to_numeric(table[column], errors="coerce"), strict=True))
     return np.array([of.get(name, np.nan) for name in names])
-
-
-# --- regions ------------------------------------------------------------------------------------
-
-
-def regions(path: Path, atlas: str, segmentation: str) -> Regions | None:
-    """Return the regions of an atlas as XCP-D's own table lists them; None where the folder has no table of it.
-
-    Parameters
-    ----------
-    path : Path
-        The XCP-D folder.
-    atlas : str
-        Id that the regions get.
-    segmentation : str
-        XCP-D's name of the atlas.
-    """
-    tables = [
-        table
-        for where in (path, path / "atlases", path / "sourcedata" / "atlases")
-        for table in sorted([*where.glob("*_dseg.tsv"), *where.glob("*/*_dseg.tsv")])
-        if said_by(table.name).get("segmentation") == segmentation
-    ]
-    return _region_table(tables[0], atlas) if tables else None
-
-
-def _region_table(path: Path, atlas: str) -> Regions:
-    table = read_tsv(path)
-    name = next((column for column in ("name", "label") if column in table), None)  # BIDS calls it name, XCP-D label
-    label = pd.to_numeric(table.get("index", pd.Series(dtype=str)), errors="coerce")
-    if name is None or label.empty or label.isna().any() or label.duplicated().any():
-        raise InputError(
-            f"{path}: expected a column name (or label) and a different index in each row, found {list(table)}."
-        )
-    table = table[label > 0]
-    network = table.get("network_label", pd.Series("", index=table.index)).replace("n/a", "")
-    side = table[name].str.extract(r"^(?P<first>[LR])H?_|-(?P<last>[lr])h?$")
-    return Regions(
-        pd.DataFrame(
-            {
-                "index": np.arange(len(table)),
-                "atlas": atlas,
-                "label": label[label > 0].astype(int),
-                "name": table[name],
-                "network": network,
-                "hemisphere": side["first"].fillna(side["last"].str.upper()).fillna(""),
-                "x": np.nan,
-                "y": np.nan,
-                "z": np.nan,
-            }
-        ).reset_index(drop=True)
-    )

@@ -97,7 +97,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path: Path) -> None
     other(tmp_path / "h/x.h5", {"1": planted(1, 23, 60), "2": np.full((60, 23), np.nan), "3": planted(3, 23, 60)})
     runs, excluded = indexed(tmp_path, dataset(tmp_path))
     assert list(runs) == ["sub-1", "sub-3"] and excluded == {"x.h5:1": "no series"}
-    with pytest.raises(InputError, match="no repetition time: sub-1: neither its metadata"):
+    with pytest.raises(InputError, match=r"no repetition time: sub-1 \(x\.h5\): neither its metadata"):
         indexed(tmp_path, dataset(tmp_path, t_r=None))
     with h5py.File(tmp_path / "h/x.h5", "a") as file:
         file["timeseries/tian-s1"][2, 0, 0] += 1

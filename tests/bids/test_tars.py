@@ -17,6 +17,7 @@ from neuropipe.bids import tars
 from neuropipe.cli import main
 from neuropipe.errors import InputError, RunExcluded
 from neuropipe.shards.read import Shards
+from neuropipe.shards.sample import npy
 
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "parity" / "learning-from-brains"
 
@@ -173,6 +174,31 @@ def test_shards_of_our_own_come_back(tmp_path: Path, toy_shards: Shards) -> None
     ours, theirs = (s.manifest.sort_values("run_id", ignore_index=True)[columns] for s in (again, toy_shards))
     pd.testing.assert_frame_equal(ours, theirs)
     assert (ours["n_valid_regions"] < 9).sum() == 1
+
+
+def test_damaged_shards_of_our_own_are_left_out(tmp_path: Path) -> None:
+    series = npy(planted(1, n_volumes=40))
+    facts = {"participant_id": "sub-1", "run_id": "sub-1_task-a", "t_r": 2.0}
+    damages = {
+        "mask": {"valid.npy": npy(np.ones(3, dtype=bool)), "json": json.dumps(facts).encode()},
+        "censored": {"json": json.dumps(facts | {"censored": [99], "run_id": "sub-1_task-b"}).encode()},
+        "json": {"json": b"["},
+        "npy": {"series.npy": series[:-1], "json": json.dumps(facts).encode()},
+    }
+    for name, members in damages.items():
+        whole = {"series.npy": series, **members}
+        tar(tmp_path / f"tars/{name}.tar", {f"d_sub-1_task-{name}.{part}": content for part, content in whole.items()})
+    _, excluded = indexed(tmp_path, dataset(tmp_path))
+    assert sorted(excluded.values()) == ["damaged table", "damaged tar"]
+    receipt = cleaned(tmp_path, dataset(tmp_path))
+    assert not receipt["products"] and [row["reason"] for row in receipt["excluded"]] == ["damaged tar"] * 2
+
+
+def test_the_scanners_repetition_time_is_not_that_of_resampled_shards(tmp_path: Path, toy_shards: Shards) -> None:
+    people(tmp_path, *(f"{n:02d}" for n in range(12)), t_r=["0.8"] * 12)
+    own = {"kind": "tars", "path": str(toy_shards.folder), "participants": str(tmp_path / "participants.tsv")}
+    runs, excluded = indexed(tmp_path, own)
+    assert {row["t_r"] for row in runs.values()} == {"2.0"} and not excluded
 
 
 def test_shards_of_other_regions_are_left_out(tmp_path: Path, toy_shards: Shards) -> None:
