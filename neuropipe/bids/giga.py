@@ -73,8 +73,8 @@ def find(
     if seen and not candidates and not found.excluded:
         wishes = ", ".join(f"{key} {value}" for key, value in search.wanted.items())
         raise InputError(
-            f"{path} has no series that select wants ({wishes}); found the atlases {', '.join(sorted(seen))}. Name one as "
-            f"datasets.{dataset}.select: {{seg: ...}}."
+            f"{path} has no series that select wants ({wishes}); found the atlases {', '.join(sorted(seen))}. Name one "
+            f"as datasets.{dataset}.select: {{seg: ...}}."
         )
     sidecars = Sidecars(root)
 
