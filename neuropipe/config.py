@@ -22,6 +22,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 People = Literal["train_side", "external", "everyone"]
 RECIPES = Path(__file__).parent / "recipes"
 PRESETS = Path(__file__).parent / "presets"
+READY_MADE = ("series", "xcpd", "giga_connectome", "tars", "hdf5")
+FINISHED = ("tars", "hdf5")  # ready for training as they are
 
 
 class Section(BaseModel):
@@ -63,8 +65,10 @@ class AtlasFile(Section):
 class Dataset(Section):
     """One folder of derivatives or ready-made series."""
 
-    kind: Literal["fmriprep", "series"]
-    """``fmriprep``: BIDS derivatives; ``series``: tables of regional series (.1D, tsv, csv, npy, npz bank)."""
+    kind: Literal["fmriprep", "series", "xcpd", "giga_connectome", "tars", "hdf5"]
+    """``fmriprep``: BIDS derivatives. Ready-made series: ``series`` (.1D, tsv, csv, npy, npz bank), ``xcpd`` and
+    ``giga_connectome`` (their output folders), ``tars`` (WebDataset tars of learning-from-brains, or shards), ``hdf5``
+    (the layout of Brain-Semantoks)."""
     path: str
     """Folder or file; environment variables may be used: ``${NAME}`` or ``${NAME:-default}``."""
     participants: str | None = None
@@ -75,12 +79,45 @@ class Dataset(Section):
     """Jobs; runs are assigned by a hash of the subject label."""
     roles: Roles = Roles()
     """Columns of participants.tsv."""
-    atlas: str | None = None
-    """Kind ``series``: id of the atlas that the columns come from."""
+    atlas: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Ready-made series: id of the atlas that the columns come from, or ids in the order in which they are joined."""
     regions: str | None = None
-    """Kind ``series``: tsv that describes the columns (as an atlas table); default: numbered regions."""
+    """Ready-made series: tsv that describes the columns (as an atlas table); default: the data's own table where
+    they have one, else numbered regions."""
     t_r: Annotated[float, Field(gt=0)] | None = None
-    """Kind ``series``: repetition time in s where neither a sidecar nor a participants column ``t_r`` gives it."""
+    """Ready-made series: repetition time in s where neither the data nor a participants column ``t_r`` gives it."""
+    as_is: bool | None = None
+    """Ready-made series: leave the values as they are, without filter, resampling and standardizing of ``clean``;
+    default true for ``tars`` and ``hdf5``, whose series are finished, false for the others. Confounds are never
+    regressed from ready-made series."""
+
+    @property
+    def ready_made(self) -> bool:
+        """Whether the dataset holds regional series rather than images."""
+        return self.kind in READY_MADE
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether series are left as they are."""
+        return self.kind in FINISHED if self.as_is is None else self.as_is
+
+    @property
+    def atlas_ids(self) -> list[str]:
+        """Ids of the atlases of ready-made series."""
+        return [self.atlas] if isinstance(self.atlas, str) else list(self.atlas or [])
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> Dataset:
+        if self.kind in ("xcpd", "giga_connectome") and len(self.atlas_ids) != 1:
+            raise ValueError(
+                f"kind {self.kind} needs atlas: the one of its atlases that is meant (4S456Parcels, tian-s3)"
+            )
+        given = [key for key in ("atlas", "regions", "t_r", "as_is") if getattr(self, key) is not None]
+        if given and not self.ready_made:
+            raise ValueError(
+                f"{', '.join(given)} is for ready-made series ({', '.join(READY_MADE)}), not for {self.kind}"
+            )
+        return self
 
 
 class ColumnStrategy(Section):
@@ -369,8 +406,8 @@ class StudyConfig(Section):
 
     def series_atlas(self, dataset: str) -> str:
         """Return the joined atlas label of a dataset's file names (alphanumerics only)."""
-        if self.datasets[dataset].kind == "series":
-            ids = [self.datasets[dataset].atlas or "regions"]
+        if self.datasets[dataset].ready_made:
+            ids = self.datasets[dataset].atlas_ids or ["regions"]
         else:
             ids = [a if isinstance(a, str) else a.id for a in self.atlases]
         return re.sub(r"[^A-Za-z0-9]", "", "".join(ids))

@@ -237,7 +237,7 @@ def check_atlases(study: configuration.StudyConfig) -> list[Check]:
 
 def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
     """Check that a dataset has people, runs that can be used, and the columns that tasks ask for."""
-    from neuropipe.bids import participants, series
+    from neuropipe.bids import doors
 
     dataset = study.datasets[name]
     label = f"data {name}"
@@ -246,9 +246,8 @@ def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
         if not path.exists():
             remedy = f"Correct datasets.{name}.path, or put the data there (the demo's are made by: neuropipe demo)."
             return [Check(label, False, f"no {path}", remedy)]
-        named = dataset.participants
-        table = Path(configuration.expand(named)) if named else participants.find(series.data_root(path))
-        people = participants.load(table)
+        people, table = doors.people(dataset)
+        table = table or path  # data that name their people themselves
     except NeuropipeError as error:
         return [Check(label, False, "cannot be read", str(error))]
     targets = {task.target for task in study.tasks.values() if name in task.datasets}
@@ -262,13 +261,13 @@ def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
 
 def _runs(study: configuration.StudyConfig, name: str, path: Path, people: pd.DataFrame) -> str:
     """Return how many runs the index would find; without any, raise with the reasons."""
-    from neuropipe.bids import fmriprep, index, series
+    from neuropipe.bids import doors, fmriprep, index
     from neuropipe.errors import InputError
     from neuropipe.signals.atlases import common_space
 
     dataset = study.datasets[name]
-    if dataset.kind == "series":
-        found = series.find(path, name, dataset.select, people, dataset.t_r, dataset.n_chunks)
+    if dataset.ready_made:
+        found = doors.find(dataset, name, path, people)
     else:
         ids, space = set(people["participant_id"]), common_space(study.atlases)
         found = fmriprep.find(path, name, dataset.select, space, ids, dataset.n_chunks)

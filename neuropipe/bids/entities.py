@@ -17,7 +17,7 @@ LONG = {
     "seg": "segmentation",
 }
 # These say how a run was processed, not which run it is.
-PROCESSING = {"space", "cohort", "res", "den", "hemi", "label", "seg", "atlas", "stat", "desc"}
+PROCESSING = {"space", "cohort", "res", "den", "hemi", "label", "seg", "atlas", "stat", "desc", "hash"}
 EXTENSIONS = (".nii.gz", ".dtseries.nii", ".ptseries.nii", ".func.gii", ".tsv.gz")
 
 

@@ -28,7 +28,8 @@ RUN_COLUMNS = [
     "image",
     "mask",
     "confounds",
-    "offset",
+    "beside",  # further files of the run, separated by ;
+    "offset",  # where the run lies inside a file that holds many
     "fingerprint",
 ]
 EXCLUDED_COLUMNS = ["stage", "dataset", "participant_id", "run_id", "path", "reason", "detail"]
@@ -70,7 +71,8 @@ def inputs_fingerprint(root: Path, row: Mapping[str, str]) -> str:
 
 def input_fingerprints(root: Path, row: Mapping[str, str]) -> dict[str, str]:
     """Return the fingerprint of each file of a run, by its path relative to `root`."""
-    paths = [row[part] for part in ("image", "mask", "confounds") if row.get(part, "n/a") != "n/a"]
+    parts = [row.get(part) or "n/a" for part in ("image", "mask", "confounds", "beside")]
+    paths = [path for part in parts if part != "n/a" for path in part.split(";")]
     return {path: fingerprint(root / path) for path in paths}
 
 

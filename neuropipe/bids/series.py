@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from neuropipe.bids import entities, participants
-from neuropipe.bids.fmriprep import T_R_TOLERANCE, check_fetched
-from neuropipe.bids.index import Found, chunk_of, exclusion, inputs_fingerprint
-from neuropipe.bids.series_tables import BANK, open_bank, read_table, rows_fingerprint
+from neuropipe.bids.fmriprep import check_fetched
+from neuropipe.bids.index import Found, exclusion, inputs_fingerprint
+from neuropipe.bids.ready import Ready, by_id, manifest_row, owner, repetition_time, settle
+from neuropipe.bids.series_tables import BANK, open_bank, read_run, read_table, rows_fingerprint
 from neuropipe.bids.sidecars import read_sidecar
 from neuropipe.errors import InputError, RunExcluded
 
@@ -20,11 +21,13 @@ TABLE_EXTENSIONS = (".1D", ".tsv", ".csv", ".npy")
 # Tables that lie beside series and hold something else.
 OTHER_TABLES = ("participants", "phenotypic", "sessions", "scans", "regions", "events")
 SKIPPED_FOLDERS = ("figures", "log", "logs", "code", "sourcedata")
+ENTITIES = ("session", "task", "run", "space")
+ONE_FILE = (".npz", ".h5", ".hdf5", ".tar")
 
 
 def data_root(path: Path) -> Path:
-    """Return the folder that a dataset's relative paths start from (the path may be a bank itself)."""
-    return path.parent if path.suffix == ".npz" else path
+    """Return the folder that a dataset's relative paths start from (the path may be one file of many runs)."""
+    return path.parent if path.suffix in ONE_FILE else path
 
 
 def find(
@@ -55,38 +58,6 @@ def find(
     return _find_tables(path, dataset, select, people, t_r, n_chunks)
 
 
-def _row(
-    person: Mapping[str, str], n_chunks: int, run_id: str, image: str, t_r: float, n_volumes: int
-) -> dict[str, str]:
-    subject = person["participant_id"].removeprefix("sub-")
-    return {
-        "run_id": run_id,
-        "chunk": f"{chunk_of(subject, n_chunks):02d}",
-        "participant_id": person["participant_id"],
-        "subject": subject,
-        "t_r": repr(t_r),
-        "n_volumes": str(n_volumes),
-        "image": image,
-    }
-
-
-def _t_r(person: Mapping[str, str], sidecar: Any, fallback: float | None, what: str) -> float:
-    """Return the repetition time in s from the sidecar, the participants table or the configuration, in this order."""
-    column = pd.to_numeric(person.get("t_r", "n/a"), errors="coerce")
-    given = [value for value in (sidecar, column) if isinstance(value, int | float) and value > 0]
-    if len(given) == 2 and abs(given[0] - given[1]) > T_R_TOLERANCE * given[0]:
-        raise RunExcluded(
-            "repetition time mismatch", f"{what}: the sidecar says {given[0]} s, participants.tsv {given[1]} s"
-        )
-    if not given and fallback is None:
-        raise RunExcluded(
-            "no repetition time",
-            f"{what}: neither a sidecar, nor a column t_r of participants.tsv, nor t_r of the dataset in config.yaml "
-            "gives the repetition time in seconds",
-        )
-    return float(given[0] if given else fallback)
-
-
 def _find_in_bank(bank: Path, dataset: str, people: pd.DataFrame, t_r: float | None, n_chunks: int) -> Found:
     """Return the runs of a bank, whose i-th series belongs to the i-th row of the participants.tsv beside it."""
     bold, offsets = open_bank(bank)
@@ -97,21 +68,19 @@ def _find_in_bank(bank: Path, dataset: str, people: pd.DataFrame, t_r: float | N
             f"{bank} holds {len(offsets) - 1} series, but {beside} has {len(order)} rows; a bank's series are in the "
             "order of the rows of the participants.tsv beside it."
         )
-    by_id = {person["participant_id"]: person for person in people.to_dict("records")}
-    found = Found()
+    persons, found = by_id(people), Found()
     for i, run_id in enumerate(order["participant_id"]):
         start, end = int(offsets[i]), int(offsets[i + 1])
         try:
-            person = by_id.get(run_id)
-            if person is None:
-                raise RunExcluded("no participants row", f"{run_id} of {bank.name} has no row in participants.tsv")
+            person = owner(persons, run_id, bank.name)
             stated = person.get("n_volumes", "n/a")
             if stated not in ("n/a", str(end - start)):
                 raise RunExcluded(
                     "length mismatch",
                     f"{run_id}: participants.tsv says {stated} volumes, {bank.name} has {end - start}",
                 )
-            row = _row(person, n_chunks, run_id, bank.name, _t_r(person, None, t_r, run_id), end - start)
+            seconds = repetition_time(person, None, t_r, run_id)
+            row = manifest_row(person, n_chunks, run_id, bank.name, seconds, end - start)
             found.runs.append(row | {"offset": str(start), "fingerprint": rows_fingerprint(bold[start:end])})
         except RunExcluded as reason:
             found.excluded.append(exclusion("index", dataset, run_id, run_id, bank.name, reason.reason, reason.detail))
@@ -133,8 +102,8 @@ def _find_tables(
     root: Path, dataset: str, select: Mapping[str, Any], people: pd.DataFrame, t_r: float | None, n_chunks: int
 ) -> Found:
     wanted = entities.normalise_select(select)
-    by_id = {person["participant_id"]: person for person in people.to_dict("records")}
-    by_file = {person["file_id"]: person for person in by_id.values() if person.get("file_id", "n/a") != "n/a"}
+    persons = by_id(people)
+    by_file = {person["file_id"]: person for person in persons.values() if person.get("file_id", "n/a") != "n/a"}
     found, files = Found(), {}
     for path in _tables(root):
         name = path.rpartition("/")[2]
@@ -142,34 +111,19 @@ def _find_tables(
         parsed = entities.parse(path) if bids else {}
         if bids and not entities.matches(parsed, wanted):
             continue
+        someone = f"sub-{parsed['subject']}" if bids else "n/a"
         try:
-            person = by_id.get(f"sub-{parsed['subject']}") if bids else _owner(name, by_id, by_file)
-            if person is None:
-                raise RunExcluded("no participants row", f"no row of participants.tsv has an id that {name} names")
+            person = owner(persons, someone, name) if bids else _owner(name, persons, by_file)
             run_id = entities.run_key(name) if bids else person["participant_id"]
-            files.setdefault(run_id, []).append((path, person, parsed))
+            files.setdefault(run_id, []).append((person["participant_id"], path))
         except RunExcluded as reason:
-            someone = f"sub-{parsed['subject']}" if bids else "n/a"
             found.excluded.append(exclusion("index", dataset, someone, "n/a", path, reason.reason, reason.detail))
-    for run_id, candidates in files.items():
-        try:
-            if len(candidates) > 1:
-                names = ", ".join(path for path, _, _ in candidates)
-                raise RunExcluded(
-                    "ambiguous", f"{len(candidates)} files for one run: {names}; narrow select, or remove one"
-                )
-            found.runs.append(_table_row(root, run_id, *candidates[0], t_r=t_r, n_chunks=n_chunks))
-        except RunExcluded as reason:
-            for path, person, _ in candidates:
-                found.excluded.append(
-                    exclusion("index", dataset, person["participant_id"], run_id, path, reason.reason, reason.detail)
-                )
+    owners = {path: persons[person] for candidates in files.values() for person, path in candidates}
+    settle(found, dataset, files, lambda run_id, path: _table_row(root, run_id, path, owners[path], t_r, n_chunks))
     return found
 
 
-def _owner(
-    name: str, by_id: Mapping[str, dict[str, str]], by_file: Mapping[str, dict[str, str]]
-) -> dict[str, str] | None:
+def _owner(name: str, persons: Mapping[str, dict[str, str]], by_file: Mapping[str, dict[str, str]]) -> dict[str, str]:
     """Return whose table a file without BIDS name is, by whole ids only.
 
     ``NYU_0050954_rois_cc200.1D`` belongs to the row with file_id ``NYU_0050954``, or else to
@@ -179,27 +133,30 @@ def _owner(
     starts = ["_".join(words[:n]) for n in range(len(words), 0, -1)]
     if (file_id := next((start for start in starts if start in by_file), None)) is not None:
         return by_file[file_id]
-    owners = [by_id[entities.participant_id(word)] for word in words if entities.participant_id(word) in by_id]
+    owners = [persons[entities.participant_id(word)] for word in words if entities.participant_id(word) in persons]
     if len(owners) > 1:
         ids = ", ".join(owner["participant_id"] for owner in owners)
         raise RunExcluded("ambiguous", f"{name} names several people ({ids}); add a column file_id to participants.tsv")
-    return owners[0] if owners else None
+    if not owners:
+        raise RunExcluded("no participants row", f"no row of participants.tsv has an id that {name} names")
+    return owners[0]
 
 
 def _table_row(
-    root: Path,
-    run_id: str,
-    path: str,
-    person: Mapping[str, str],
-    parsed: Mapping[str, str],
-    *,
-    t_r: float | None,
-    n_chunks: int,
+    root: Path, run_id: str, path: str, person: Mapping[str, str], t_r: float | None, n_chunks: int
 ) -> dict[str, str]:
     check_fetched(root / path)
     sidecar = (root / path).with_suffix(".json")
     given = read_sidecar(sidecar).get("RepetitionTime") if sidecar.is_file() else None
     series, _ = read_table(root / path)
-    row = _row(person, n_chunks, run_id, path, _t_r(person, given, t_r, path), len(series))
-    row |= {key: parsed.get(key, "") for key in ("session", "task", "run", "space")}
+    row = manifest_row(person, n_chunks, run_id, path, repetition_time(person, given, t_r, path), len(series))
+    name = path.rpartition("/")[2]
+    if "sub" in entities.split_name(name)[0]:
+        row |= {key: value for key, value in entities.of_name(name).items() if key in ENTITIES}
     return row | {"fingerprint": inputs_fingerprint(root, row)}
+
+
+def read(root: Path, row: Mapping[str, str]) -> Ready:
+    """Read the series of a manifest row; nothing is known of what was done to them."""
+    series, names = read_run(root, row)
+    return Ready(series, names)

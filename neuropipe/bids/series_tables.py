@@ -41,6 +41,14 @@ def read_table(path: Path) -> tuple[np.ndarray, list[str]]:
     return np.asarray(series, dtype=np.float64), names
 
 
+def count_rows(path: Path) -> int:
+    """Return the number of lines of a table that are not empty, its header included."""
+    try:
+        return sum(bool(line.strip()) for line in path.read_bytes().splitlines())
+    except OSError as error:
+        raise RunExcluded("missing file", f"{path.name} cannot be read: {error}") from error
+
+
 def _read_text(path: Path) -> tuple[np.ndarray, list[str]]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     # AFNI's .1D may open with several comment lines; the last one before the numbers names the columns.
@@ -48,7 +56,9 @@ def _read_text(path: Path) -> tuple[np.ndarray, list[str]]:
     first = lines[n_comments] if n_comments < len(lines) else ""
     separator = "\t" if "\t" in first else "," if "," in first else None
     header = [cell.strip().strip('"') for cell in first.split(separator)]
-    if all(_is_number(cell) for cell in header):
+    if len(header) > 1 and header == [str(i) for i in range(len(header))]:
+        names, body = [], lines[n_comments + 1 :]  # pandas' header of columns without names: places, not volumes
+    elif all(_is_number(cell) for cell in header):
         comment = lines[n_comments - 1].strip() if n_comments else ""
         words = comment.split(separator) if separator and separator in comment else comment.split()
         names = [name for word in words if (name := word.strip().lstrip("#").strip())]
@@ -136,7 +146,13 @@ def _cached_bank(path: Path, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
     return open_bank(path)
 
 
-def align(series: np.ndarray, names: Sequence[str], labels: Sequence[int], region_names: Sequence[str]) -> np.ndarray:
+def align(
+    series: np.ndarray,
+    names: Sequence[str],
+    labels: Sequence[int],
+    region_names: Sequence[str],
+    named: bool = False,
+) -> np.ndarray:
     """Put a table's columns at the places of its regions; regions without a column are NaN.
 
     Parameters
@@ -146,6 +162,8 @@ def align(series: np.ndarray, names: Sequence[str], labels: Sequence[int], regio
         Header of the table: region names or label integers; without a header the order is trusted.
     labels, region_names : sequences, one per region
         What the region table calls them.
+    named : bool
+        Never trust the order of columns that have names, even where there are as many as regions.
 
     Returns
     -------
@@ -164,7 +182,7 @@ def align(series: np.ndarray, names: Sequence[str], labels: Sequence[int], regio
         aligned = np.full((len(series), len(labels)), np.nan)
         aligned[:, known] = series
         return aligned
-    if series.shape[1] == len(labels) and not (names and all(name.isdigit() for name in names)):
+    if series.shape[1] == len(labels) and not (names and (named or all(name.isdigit() for name in names))):
         return series
     unknown = [name for name, place in zip(names, known, strict=True) if place is None]
     raise RunExcluded(

@@ -6,11 +6,13 @@ valid/<slot>         (recordings, regions) bool, False where a region is missing
 long_subject_id      (recordings,) UTF-8 bytes
 labels/<name>        (recordings,) float64 (NaN = missing) or UTF-8 bytes
 ts_len               (recordings,) int, read where a file has it: valid samples of a file without NaN
+t_r                  (recordings,) float64, seconds between samples; files of others have none
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from neuropipe.signals.regions import Regions
 
 # Catalogue id of an atlas to the name that the published code gives it; other atlases keep their id.
 SLOTS = {"schaefer400-7n": "schaefer400", "tian-s3": "tian3", "buckner7": "buckner7"}
+NO_LABELS = ("long_subject_id", "ts_len", "t_r")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Exchange:
         One per recording; several recordings may share an id.
     labels : dict of str to array (recording,)
         Float or str.
+    t_r : float64 array (recording,) or None
+        Seconds between samples.
     """
 
     slots: tuple[str, ...]
@@ -51,6 +56,7 @@ class Exchange:
     valid: np.ndarray
     subject_ids: list[str]
     labels: dict[str, np.ndarray]
+    t_r: np.ndarray | None = None
 
 
 def write(
@@ -62,6 +68,7 @@ def write(
     subject_ids: Sequence[str],
     labels: Mapping[str, np.ndarray],
     slots: Mapping[str, str],
+    t_r: Sequence[float] | None = None,
 ) -> None:
     """Write recordings one by one, atomically; equal input gives equal bytes.
 
@@ -81,6 +88,8 @@ def write(
         Numbers or strings, written as ``labels/<name>``.
     slots : mapping of str to str
         Atlas id to the name the atlas has in the file.
+    t_r : sequence of float, optional
+        Seconds between samples of each recording.
 
     Raises
     ------
@@ -88,7 +97,7 @@ def write(
         Lengths, ids or labels do not match the recordings.
     """
     n, columns = len(subject_ids), {slots[atlas]: regions.of_atlas(atlas) for atlas in regions.atlases}
-    for name, values in {"lengths": lengths, **labels}.items():
+    for name, values in {"lengths": lengths, "t_r": lengths if t_r is None else t_r, **labels}.items():
         if len(values) != n:
             raise InputError(f"{path}: {n} recordings, but {len(values)} values of {name}; give one per recording.")
     with atomic(path) as temporary, h5py.File(temporary, "w", libver="v110", track_order=False) as file:
@@ -108,6 +117,8 @@ def write(
                 stored[slot][i] = row
                 valid[slot][i] = present[c]
         _table(file, "long_subject_id", data=_encode(subject_ids))
+        if t_r is not None:
+            _table(file, "t_r", data=np.asarray(t_r, dtype=float))
         for name, values in labels.items():
             values = np.asarray(values)
             _table(
@@ -142,18 +153,8 @@ def read(path: str | Path, atlases: Sequence[str] | None = None) -> Exchange:
     InputError
         The file is missing, not HDF5, or lacks a part.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as HDF5 ({error}); copy or write it again.") from error
-    with file:
-        slots = tuple(atlases or file.get("timeseries", ()))
-        missing = [n for n in ("long_subject_id", *(f"timeseries/{s}" for s in slots)) if n not in file]
-        if missing or not slots:
-            raise InputError(
-                f"{path}: expected long_subject_id and timeseries/<atlas>, missing {missing or 'timeseries'}; "
-                f"found {list(file)} and timeseries {list(file.get('timeseries', ()))}."
-            )
+    with opened(path) as file:
+        slots = slots_of(file, atlases)
         joined = np.concatenate([file[f"timeseries/{s}"][:].astype(np.float32) for s in slots], axis=1)
         series = [recording.T for recording in joined]  # (time, region)
         valid = [
@@ -165,15 +166,71 @@ def read(path: str | Path, atlases: Sequence[str] | None = None) -> Exchange:
             series=series,
             lengths=_lengths(file, series),
             valid=np.concatenate(valid, axis=1),
-            subject_ids=[str(name, "utf-8") for name in file["long_subject_id"][:]],
-            labels={name: _decode(values[:]) for name, values in _labels(file).items()},
+            subject_ids=subject_ids(file),
+            labels=labels_of(file),
+            t_r=file["t_r"][:] if "t_r" in file else None,
         )
 
 
-def _labels(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Return the label tables by name: those below ``labels/``, and those that others keep at the root."""
-    at_root = {n: t for n, t in file.items() if isinstance(t, h5py.Dataset) and n not in ("long_subject_id", "ts_len")}
-    return at_root | dict(file.get("labels", {}))
+@contextmanager
+def opened(path: str | Path) -> Iterator[h5py.File]:
+    """Open a file for reading.
+
+    Raises
+    ------
+    InputError
+        It is missing, or not HDF5.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as HDF5 ({error}); copy or write it again.") from error
+    with file:
+        yield file
+
+
+def slots_of(file: h5py.File, atlases: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the names of the atlases, given or found.
+
+    Raises
+    ------
+    InputError
+        The file lacks one of them, or the subject ids.
+    """
+    slots = tuple(atlases or file.get("timeseries", ()))
+    missing = [n for n in ("long_subject_id", *(f"timeseries/{s}" for s in slots)) if n not in file]
+    if missing or not slots:
+        raise InputError(
+            f"{file.filename}: expected long_subject_id and timeseries/<atlas>, missing {missing or 'timeseries'}; "
+            f"found {list(file)} and timeseries {list(file.get('timeseries', ()))}."
+        )
+    return slots
+
+
+def recording(file: h5py.File, slots: Sequence[str], i: int) -> np.ndarray:
+    """Return one recording (time, region) in float32, NaN where a region is missing, without what pads its end."""
+    parts = []
+    for slot in slots:
+        part = file[f"timeseries/{slot}"][i].astype(np.float32)  # (region, time)
+        if f"valid/{slot}" in file:
+            part[~file[f"valid/{slot}"][i]] = np.nan
+        parts.append(part)
+    series = np.concatenate(parts).T
+    if "ts_len" in file:
+        return series[: int(file["ts_len"][i])]
+    there = np.isfinite(series).any(axis=1)
+    return series[: len(there) - int(there[::-1].argmax())] if there.any() else series[:0]
+
+
+def subject_ids(file: h5py.File) -> list[str]:
+    """Return the person of each recording."""
+    return [str(name, "utf-8") for name in file["long_subject_id"][:]]
+
+
+def labels_of(file: h5py.File) -> dict[str, np.ndarray]:
+    """Return the labels by name: those below ``labels/``, and those that others keep at the root."""
+    at_root = {name: table for name, table in file.items() if isinstance(table, h5py.Dataset) and name not in NO_LABELS}
+    return {name: _decode(table[:]) for name, table in (at_root | dict(file.get("labels", {}))).items()}
 
 
 def _lengths(file: h5py.File, series: list[np.ndarray]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,11 @@ class CleanRun:
     facts: dict[str, Any]
 
 
-def without_confounds(n_volumes: int) -> Confounds:
+def without_confounds(n_volumes: int, censored: np.ndarray | None = None, fd_mm: np.ndarray | None = None) -> Confounds:
     """Return what is regressed from a series that comes without confounds: nothing."""
-    return Confounds(np.empty((n_volumes, 0)), [], np.zeros(n_volumes, dtype=bool), 0, None, 0)
+    if censored is None:
+        censored = np.zeros(n_volumes, dtype=bool)
+    return Confounds(np.empty((n_volumes, 0)), [], censored, 0, fd_mm, 0)
 
 
 def mean_signal(raw: np.ndarray, censored: np.ndarray) -> np.ndarray:
@@ -79,6 +82,7 @@ def clean_run(
     *,
     n_used: np.ndarray | None = None,
     coverage: np.ndarray | None = None,
+    known: Mapping[str, float] | None = None,
 ) -> CleanRun:
     """Clean one run and judge it.
 
@@ -93,19 +97,21 @@ def clean_run(
     settings, limits : Clean, Exclude
         Sections of the configuration.
     n_used, coverage : arrays (region,), optional
-        Voxels behind each region, and their share of the region. Ready-made series have none; nor are
-        they in the unit of an image, so that tSNR and percent change are not known of them.
+        Voxels behind each region, and their share of the region. Of ready-made series the voxels are not
+        known; nor are they in the unit of an image, so that tSNR and percent change are not either.
+    known : mapping, optional
+        Numbers of quality that the source states itself; they stand in for what cannot be computed here.
 
     Raises
     ------
     RunExcluded
         A rule of `limits` is broken, or too little is left after cleaning.
     """
-    start, of_image = confounds.n_leading, coverage is not None
-    before = quality_before(confounds, t_r, settings)
+    start, of_image = confounds.n_leading, n_used is not None
+    before = quality_before(confounds, t_r, settings) | dict(known or {})
     quality.check(before, limits)
     raw, censored = raw[start:].copy(), confounds.censored[start:] | ~np.isfinite(raw[start:]).any(axis=1)
-    if of_image and limits.min_region_coverage is not None:
+    if coverage is not None and limits.min_region_coverage is not None:
         raw[:, coverage < limits.min_region_coverage] = np.nan
     if not np.isfinite(raw).any():
         raise RunExcluded("no signal", "no region has signal inside the brain mask; look at the image and its mask")
@@ -122,7 +128,7 @@ def clean_run(
         "degrees_of_freedom": cleaned.degrees_of_freedom,
         "variance_retained_median": _median(cleaned.variance_retained),
         "n_missing_regions": int(np.isnan(cleaned.series).any(axis=0).sum()),
-        "mean_coverage": float(coverage.mean()) if of_image else None,
+        "mean_coverage": None if coverage is None else float(coverage.mean()),
         "tsnr_median": _median(tsnr),
         "dvars_before_percent": quality.dvars(raw, mean, ~censored) if of_image else None,
         "dvars_after_percent": quality.dvars(cleaned.residual, mean, ~censored) if of_image else None,

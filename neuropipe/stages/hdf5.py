@@ -46,6 +46,7 @@ def run(*, shards: Path, participants: Path | None, output: Path) -> None:
             subject_ids=ids,
             labels={name: _label(people[name]) for name in people},
             slots={atlas: hdf5.SLOTS.get(atlas, atlas) for atlas in source.regions.atlases},
+            t_r=list(source.manifest["t_r"]),
         )
         inputs = {"manifest.parquet": sha256(shards / "manifest.parquet")}
         about = {"RegionOrderHash": source.regions.order_hash, "Recordings": len(source)}

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from neuropipe import config as configuration
-from neuropipe.bids import fmriprep, participants, series
+from neuropipe.bids import doors, fmriprep
 from neuropipe.bids.index import EXCLUDED_COLUMNS, RUN_COLUMNS, Found, exclusion, summary, to_tsv
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.locks import lock
@@ -53,11 +53,7 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
     """
     dataset = study.datasets[name]
     path = Path(configuration.expand(dataset.path))
-    if dataset.participants:
-        table = Path(configuration.expand(dataset.participants))
-    else:
-        table = participants.find(series.data_root(path))
-    people = participants.load(table)
+    people, table = doors.people(dataset)
     found = _find(study, name, path, people)
     found.excluded += _people_without_runs(found, name, people)
     if not found.runs:
@@ -80,8 +76,8 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
 
 def _find(study: configuration.StudyConfig, name: str, path: Path, people: pd.DataFrame) -> Found:
     dataset = study.datasets[name]
-    if dataset.kind == "series":
-        return series.find(path, name, dataset.select, people, dataset.t_r, dataset.n_chunks)
+    if dataset.ready_made:
+        return doors.find(dataset, name, path, people)
     space = common_space(study.atlases)
     return fmriprep.find(path, name, dataset.select, space, set(people["participant_id"]), dataset.n_chunks)
 
@@ -101,12 +97,12 @@ def _n_people(found: Found) -> int:
     return len({row["participant_id"] for row in found.runs})
 
 
-def _sidecar(study: configuration.StudyConfig, name: str, table: Path, found: Found) -> dict[str, Any]:
+def _sidecar(study: configuration.StudyConfig, name: str, table: Path | None, found: Found) -> dict[str, Any]:
     """Return what made the manifests; of the runs' own files they hold the fingerprints themselves."""
     settings = {"dataset": study.datasets[name].model_dump(mode="json")}
     settings["atlases"] = study.model_dump(mode="json", include={"atlases"})["atlases"]
     facts = {"n_runs": len(found.runs), "n_people": _n_people(found), "n_excluded": len(found.excluded)}
-    inputs = {table.name: sha256(table)}
+    inputs = {table.name: sha256(table)} if table else {}
     return describe("index", inputs=inputs, settings=settings, packages=("pandas", "nibabel"), **facts)
 
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from neuropipe import config as configuration
 from neuropipe import provenance
-from neuropipe.bids import series_tables
+from neuropipe.bids import doors, series_tables
 from neuropipe.bids.index import input_fingerprints
 from neuropipe.bids.series import data_root
 from neuropipe.errors import ConfigError, RunExcluded
@@ -18,6 +19,7 @@ from neuropipe.signals import atlases as atlas_files
 from neuropipe.signals import confounds as confound_tables
 from neuropipe.signals import quality
 from neuropipe.signals.extract import extract, grid_of
+from neuropipe.signals.keep import keep_run
 from neuropipe.signals.regions import Regions
 from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
 from neuropipe.signals.weights import Weights, on_run
@@ -62,8 +64,8 @@ class Job:
         if dataset not in config.datasets:
             raise ConfigError(f"{path} has no dataset {dataset!r}; known: {', '.join(config.datasets)}.")
         section = config.datasets[dataset]
-        if section.kind == "series":
-            atlases, regions = [], atlas_files.regions_of_series(section.atlas, section.regions)
+        if section.ready_made:
+            atlases, regions = [], doors.regions(section)
         else:
             atlas_files.common_space(config.atlases)
             atlases = [atlas_files.load(spec) for spec in config.atlases]
@@ -76,6 +78,9 @@ class Job:
                 [*(a.table.astype(str).values.tolist() for a in atlases), regions.order_hash]
             ),
         }
+        if section.ready_made:
+            names = regions.table["name"].tolist()  # columns are found by them
+            settings |= {"as_is": section.keeps_values, "names": provenance.hash_json(names)}
         root = data_root(Path(configuration.expand(section.path)))
         return cls(dataset, root, config, atlases, regions, settings)
 
@@ -151,8 +156,25 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
 
 
 def _process_series(job: Job, row: dict[str, str]) -> CleanRun:
-    table, names = series_tables.read_run(job.root, row)
-    regions = job.regions.table
-    raw = series_tables.align(table, names, regions["label"].tolist(), regions["name"].tolist())
-    none = confound_tables.cut(without_confounds(len(raw)), job.config.clean.n_dummy)
-    return clean_run(raw, float(row["t_r"]), none, job.config.clean, job.config.exclude)
+    """Regress nothing: what was regressed from ready-made series, its door knows."""
+    section = job.config.datasets[job.dataset]
+    ready = doors.read(section, job.regions, job.root, row)
+    if ready.region_order_hash not in (None, job.regions.order_hash):
+        raise RunExcluded(
+            "wrong regions",
+            f"expected regions in the order {job.regions.order_hash}, found {ready.region_order_hash}; correct "
+            "atlas or regions of the dataset",
+        )
+    table = job.regions.table
+    labels = ready.names, table["label"].tolist(), table["name"].tolist(), ready.named
+    raw, coverage = series_tables.align(ready.series, *labels), ready.coverage
+    if coverage is not None:
+        coverage = np.nan_to_num(series_tables.align(coverage[None], *labels)[0])
+    confounds = without_confounds(len(raw), ready.censored, ready.fd_mm)
+    if not section.keeps_values:
+        confounds = confound_tables.cut(confounds, job.config.clean.n_dummy)
+    process_run = keep_run if section.keeps_values else clean_run
+    sections = job.config.clean, job.config.exclude
+    result = process_run(raw, float(row["t_r"]), confounds, *sections, coverage=coverage, known=ready.known)
+    result.facts["Source"] |= ready.done
+    return result

@@ -44,6 +44,8 @@ def reasons(result: Found) -> dict[str, str]:
         ("x.1D", "# a b c\n" + lines(VALUES, "  "), ["a", "b", "c"]),
         ("x.tsv", "LH_Vis\tRH_Vis\tLH_Mot\n" + lines(VALUES, "\t"), ["LH_Vis", "RH_Vis", "LH_Mot"]),
         ("x.csv", lines(VALUES, ","), []),
+        ("x.tsv", "0\t1\t2\n" + lines(VALUES, "\t"), []),  # pandas counts columns that have no names
+        ("x.csv", "0,1,2\n" + lines(VALUES, ","), []),
         ("x.csv", '"a","b","c"\n' + lines(VALUES, ", "), ["a", "b", "c"]),
         ("x.tsv", "\ufeffa\tb\tc\r\n" + lines(VALUES, "\t").replace("\n", "\r\n"), ["a", "b", "c"]),
     ],

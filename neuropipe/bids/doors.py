@@ -1,0 +1,104 @@
+"""The doors for series that others made: one module per kind of dataset, and one way to use them all.
+
+A door is a module with
+
+    find(path, dataset, select, people, t_r, n_chunks) -> Found     the runs, and what is left out
+    read(root, row) -> Ready                                        one run of the manifest
+
+`series` (tables and banks), `xcpd`, `giga` (giga_connectome), `tars` and `hdf5`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from neuropipe.bids import entities, giga, hdf5, participants, series, tars, xcpd, xcpd_atlas
+from neuropipe.bids.index import Found
+from neuropipe.bids.ready import Ready
+from neuropipe.config import Dataset, expand
+from neuropipe.errors import InputError
+from neuropipe.signals.atlases import regions_of_series
+from neuropipe.signals.regions import Regions
+
+DOORS = {"series": series, "xcpd": xcpd, "giga_connectome": giga, "tars": tars, "hdf5": hdf5}
+# What these hold says itself whose it is.
+NAMES_ITS_PEOPLE = ("tars", "hdf5")
+
+
+def people(section: Dataset) -> tuple[pd.DataFrame, Path | None]:
+    """Return a dataset's people, and the table that they were read from (None where the data name them).
+
+    Parameters
+    ----------
+    section : Dataset
+        The dataset's part of the configuration; of any kind, images too.
+
+    Raises
+    ------
+    InputError
+        There is no table, and data of this kind do not name their people.
+    """
+    path = Path(expand(section.path))
+    if section.participants:
+        table = Path(expand(section.participants))
+    elif section.kind not in NAMES_ITS_PEOPLE:
+        table = participants.find(series.data_root(path))
+    else:
+        table = series.data_root(path) / "participants.tsv"
+        if not table.is_file():
+            return tars.people(path, section.select) if section.kind == "tars" else hdf5.people(path), None
+    return participants.load(table), table
+
+
+def find(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Found:
+    """Find the runs of a dataset of ready-made series."""
+    select = entities.normalise_select(section.select)
+    if section.kind == "xcpd":
+        select["segmentation"] = _xcpd_atlas(section)
+        select.pop("atlas", None)
+    where = path, dataset, select, people, section.t_r, section.n_chunks
+    if section.kind == "hdf5":
+        return hdf5.find(*where, atlases=regions(section).atlases)
+    return DOORS[section.kind].find(*where)
+
+
+def read(section: Dataset, regions: Regions, root: Path, row: Mapping[str, str]) -> Ready:
+    """Read one run of the manifest."""
+    if section.kind == "hdf5":
+        return hdf5.read(root, row, regions.atlases)
+    return DOORS[section.kind].read(root, row)
+
+
+def regions(section: Dataset) -> Regions:
+    """Return what the columns are: the configured table, the data's own, or a catalogue atlas's numbered regions.
+
+    Raises
+    ------
+    AtlasError
+        Nothing says it.
+    """
+    root = series.data_root(Path(expand(section.path)))
+    if section.regions is None and section.kind == "xcpd":
+        own = xcpd_atlas.regions(root, section.atlas_ids[0], _xcpd_atlas(section))
+        if own is not None:
+            return own
+    if section.regions is None and not section.atlas_ids and section.kind in NAMES_ITS_PEOPLE:
+        beside = root / "regions.tsv"  # shards and dataset.h5 of this program
+        if beside.is_file():
+            return Regions.read(beside)
+    if section.regions is not None or len(section.atlas_ids) < 2:
+        return regions_of_series(section.atlas_ids[0] if section.atlas_ids else None, section.regions)
+    parts = pd.concat([regions_of_series(atlas, None).table for atlas in section.atlas_ids], ignore_index=True)
+    return Regions(parts.assign(index=range(len(parts))))
+
+
+def _xcpd_atlas(section: Dataset) -> str:
+    """Return XCP-D's name of the atlas: that of ``select`` (``seg`` or ``atlas``), or the dataset's own."""
+    select = entities.normalise_select(section.select)
+    chosen = select.get("segmentation", select.get("atlas", section.atlas_ids[0]))
+    if not isinstance(chosen, str):
+        raise InputError(f"select: {{seg: {chosen!r}}} must name one atlas, so that regions have one order.")
+    return chosen
