@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from neuropipe.bids.entities import hemispheres
 from neuropipe.errors import InputError
 from neuropipe.provenance import fingerprint, hash_json
 
@@ -70,7 +71,8 @@ def inputs_fingerprint(root: Path, row: Mapping[str, str]) -> str:
 
 def input_fingerprints(root: Path, row: Mapping[str, str]) -> dict[str, str]:
     """Return the fingerprint of each file of a run, by its path relative to `root`."""
-    paths = [row[part] for part in ("image", "mask", "confounds") if row.get(part, "n/a") != "n/a"]
+    others = (row.get(part, "n/a") for part in ("mask", "confounds"))
+    paths = [*hemispheres(row["image"]), *(path for path in others if path != "n/a")]
     return {path: fingerprint(root / path) for path in paths}
 
 
