@@ -466,6 +466,8 @@ def _lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
             line = f"{where}: required, but not there"
         else:
             line = f"{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, found {mistake['input']!r}"
+        if mistake["type"] == "value_error":  # says more than that a section is not the text that it might be
+            lines[where] = line
         lines.setdefault(where, line)
     return list(lines.values())
 
