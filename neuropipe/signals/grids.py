@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,26 +69,28 @@ def on_grid(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], target
 def merge(atlases: Sequence[Atlas], shape: Sequence[int], affine: np.ndarray) -> Merged:
     """Merge atlases of one space into one label image on the grid of a run; the first listed wins a voxel."""
     shape = tuple(shape[:3])
-    placed = [
+    placed = (
         atlas.labels
         if images.same_grid(atlas.labels.shape, atlas.affine, shape, affine)
         else on_grid(atlas.labels, atlas.affine, shape, affine)
         for atlas in atlases
-    ]
-    return overlay(placed, [atlas.table for atlas in atlases])
+    )
+    return overlay(shape, placed, [atlas.table for atlas in atlases])
 
 
-def overlay(placed: Sequence[np.ndarray], tables: Sequence[pd.DataFrame]) -> Merged:
-    """Merge label arrays of one shape; the first one wins where several have a region.
+def overlay(shape: tuple[int, ...], placed: Iterable[np.ndarray], tables: Iterable[pd.DataFrame]) -> Merged:
+    """Merge label arrays; the first one wins where several have a region.
 
     Parameters
     ----------
-    placed : sequence of int32 arrays
-        Values of each atlas, all of the same shape, 0 outside.
-    tables : sequence of DataFrame
+    shape : tuple of int
+        Of all the arrays.
+    placed : iterable of int32 arrays
+        Values of each atlas, 0 outside.
+    tables : iterable of DataFrame
         Their tables, whose rows are the regions in order and whose ``value`` is the integer in the array.
     """
-    merged = np.zeros(placed[0].shape, dtype=np.int32)
+    merged = np.zeros(shape, dtype=np.int32)
     n_overlapping, first = 0, 1
     for values, table in zip(placed, tables, strict=True):
         position = np.zeros(max(int(values.max()), int(table["value"].max())) + 1, dtype=np.int32)

@@ -89,7 +89,8 @@ def merge(atlases: Sequence[SurfaceAtlas | Atlas], columns: BrainModelAxis) -> M
         An atlas has maps in place of labels.
     """
     domain = _Domain(columns)
-    merged = overlay([domain.place(atlas) for atlas in atlases], [atlas.table for atlas in atlases])
+    placed = (domain.place(atlas) for atlas in atlases)
+    merged = overlay((domain.size,), placed, [atlas.table for atlas in atlases])
     return Merged(merged.labels[domain.position], merged.n_voxels, merged.n_overlapping)
 
 

@@ -145,6 +145,8 @@ def test_volume_labels_apply_to_the_voxels(tmp_path: Path, series: np.ndarray) -
         AtlasFile.model_validate({"id": "sub", "space": "MNI152NLin6Asym"} | paths),
     ]
     assert atlases.common_space(specs) == "fsLR"
+    with pytest.raises(AtlasError, match="must lie in one space"):
+        atlases.common_space([specs[0], specs[1].model_copy(update={"space": "MNI152NLin2009cAsym"})])
     run, loaded = surface.open_series([image]), [atlases.load(spec) for spec in specs]
     means = surface.extract(run, surface.merge(loaded, run.columns))
     hand = by_hand(image)
@@ -152,6 +154,12 @@ def test_volume_labels_apply_to_the_voxels(tmp_path: Path, series: np.ndarray) -
     np.testing.assert_allclose(means.series[:, :3], hand[:, :3], rtol=1e-12)
     np.testing.assert_allclose(means.series[:, 3:], np.stack([voxels[:, :2].mean(1), voxels[:, 2]], 1), rtol=1e-12)
     assert means.coverage[3:].tolist() == [1, 1] and len(atlases.regions(loaded)) == 5
+
+
+def test_maps_are_for_volumes(series: np.ndarray) -> None:
+    maps = atlases.Atlas("difumo", "MNI152NLin6Asym", pd.DataFrame({"value": [1]}), None, AFFINE, "", None, GRID)
+    with pytest.raises(AtlasError, match="difumo has maps, which apply to volumes only"):
+        surface.merge([maps], grayordinates())
 
 
 def test_voxels_of_a_dlabel_lie_where_it_says(tmp_path: Path, series: np.ndarray) -> None:

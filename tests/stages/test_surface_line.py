@@ -235,11 +235,19 @@ def test_two_densities_are_ambiguous(tmp_path: Path) -> None:
         ({"image": "a.label.gii", "space": "fsaverage5"}, r"write image: \[left, right\]"),
         ({"image": ["a.label.gii", "b.nii.gz"], "space": "fsaverage5"}, "two images are the .label.gii"),
         ({"image": "a.dlabel.nii", "space": "MNI152NLin6Asym"}, "labels of vertices lie in fsLR"),
-        ({"image": "a.nii.gz", "table": "a.tsv", "space": "fsLR"}, "fsLR is a surface"),
+        ({"image": "a.nii.gz", "table": "a.tsv", "space": "fsLR"}, "fsLR needs a .dlabel.nii or two .label.gii"),
         ({"image": "a.nii.gz", "space": "MNI152NLin6Asym"}, "needs table"),
+        ({"image": "a.dlabel.nii", "space": "fsLR", "kind": "maps"}, "maps are images of voxels"),
     ],
 )
 def test_atlases_that_make_no_sense(atlas: dict[str, Any], words: str) -> None:
     content = {"study": "s", "datasets": {"d": {"kind": "fmriprep", "path": "x"}}, "atlases": [{"id": "a"} | atlas]}
     with pytest.raises(ConfigError, match=words):
+        parse(content)
+
+
+def test_vertices_are_not_smoothed() -> None:
+    content = {"study": "s", "datasets": {"d": {"kind": "fmriprep", "path": "x"}}, "clean": {"smoothing_fwhm_mm": 6}}
+    content["atlases"] = [{"id": "a", "image": "a.dlabel.nii", "space": "fsLR"}]
+    with pytest.raises(ConfigError, match=r"clean\.smoothing_fwhm_mm: vertices are not smoothed"):
         parse(content)
