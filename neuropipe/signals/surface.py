@@ -58,8 +58,12 @@ def open_series(images: Sequence[Path]) -> Series:
 
 def fingerprint(columns: BrainModelAxis) -> str:
     """Return a hash of the columns; runs of one study share it."""
-    digest = hashlib.sha256(repr((sorted(columns.nvertices.items()), columns.volume_shape)).encode())
-    for part in (columns.name.astype("U40"), columns.vertex, columns.voxel, columns.affine):
+    name = columns.name
+    starts = np.concatenate([[0], np.flatnonzero(name[1:] != name[:-1]) + 1])
+    structures = [(int(start), str(name[start])) for start in starts]
+    about = (structures, sorted(columns.nvertices.items()), columns.volume_shape)
+    digest = hashlib.sha256(repr(about).encode())
+    for part in (columns.vertex, columns.voxel, columns.affine):
         if part is not None:
             digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()

@@ -235,6 +235,7 @@ def test_length_is_read_without_the_vertices(tmp_path: Path, series: np.ndarray)
         (lambda content: content.replace(b"BrainModel ", b"BrainM<>el "), "damaged image"),
         (lambda content: content.replace(b"<CIFTI", b"<SVG  "), "damaged image"),
         (lambda content: b"<svg/>" * 200, "damaged image"),
+        (lambda content: content.replace(b"<Matrix>", b"<!ENTITY"), "damaged image"),
         (lambda content: content.replace(b'IndexCount="', b'IndexCount="9'), "damaged image"),
     ],
 )

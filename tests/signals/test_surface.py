@@ -20,6 +20,7 @@ from neuropipe.config import AtlasFile
 from neuropipe.errors import AtlasError, RunExcluded
 from neuropipe.signals import atlases, gifti, surface
 from neuropipe.signals.extract import Extraction
+from neuropipe.signals.regions import Regions
 
 N_VOLUMES = 21
 LABELS = {"L": np.repeat([0, 1, 2, 4], 10), "R": np.repeat([5, 6, 0, 9], 10)}
@@ -127,6 +128,8 @@ def test_numbers_that_both_hemispheres_use_are_two_regions(tmp_path: Path, serie
     assert table["label"].tolist() == [1, 2, 3, 4] and table["hemisphere"].tolist() == list("LLRR")
     assert table["name"].tolist() == [f"7Networks_{s}H_Vis_{n}" for s in "LR" for n in (1, 2)]
     assert (table["network"] == "Vis").all()
+    order = Regions.plain("own", 4).order_hash  # that of the volume: one to four
+    assert Regions(table.assign(index=range(4))).order_hash == order
     expected = np.stack([series[s][:, values[s] == n].mean(axis=1) for s in "LR" for n in (1, 2)], axis=1)
     np.testing.assert_allclose(means.series, expected, rtol=1e-5)
 
