@@ -24,6 +24,9 @@ RECIPES = Path(__file__).parent / "recipes"
 PRESETS = Path(__file__).parent / "presets"
 READY_MADE = ("series", "xcpd", "giga_connectome", "tars", "hdf5")
 FINISHED = ("tars", "hdf5")  # ready for training as they are
+# Meshes that people share; what is not one of them is the space of a volume.
+SURFACE_SPACE = re.compile(r"fsLR|fsaverage[3-6]?|onavg")
+SURFACE_LABELS = (".dlabel.nii", ".label.gii")
 
 
 class Section(BaseModel):
@@ -50,16 +53,43 @@ class AtlasFile(Section):
 
     id: Name
     """Short name, used in file names and region tables."""
-    image: str
-    """Label image (``.nii`` or ``.nii.gz``)."""
-    table: str
-    """tsv with at least ``index`` and ``name``; ``atlas, network, hemisphere, x, y, z`` are used where present."""
+    image: str | tuple[str, str]
+    """Label image (``.nii``, ``.nii.gz``); for surfaces a ``.dlabel.nii``, or two ``.label.gii``: ``[left, right]``."""
+    table: str | None = None
+    """tsv with at least ``index`` and ``name``; ``atlas, network, hemisphere, x, y, z`` are used where present. Surface
+    labels may go without: their files name the regions."""
     space: str
-    """Template space of the image, e.g. ``MNI152NLin6Asym``."""
+    """Template space of the image, e.g. ``MNI152NLin6Asym``; of surfaces ``fsLR``, ``fsaverage5``, ..."""
     kind: Literal["labels", "maps"] = "labels"
     """``labels``: one integer per region; ``maps``: a 4-D image, one map of weights per row of the table, in order."""
     sha256: str | None = None
-    """Checksum of the image; a mismatch is an error."""
+    """Checksum of the image (of a pair: of the left file's bytes followed by the right's); a mismatch is an error."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The label image, or the pair."""
+        return (self.image,) if isinstance(self.image, str) else self.image
+
+    @property
+    def on_surface(self) -> bool:
+        """Whether the labels belong to vertices."""
+        return self.images[0].endswith(SURFACE_LABELS)
+
+    @model_validator(mode="after")
+    def _fits(self) -> AtlasFile:
+        if not isinstance(self.image, str) and not all(name.endswith(".label.gii") for name in self.image):
+            raise ValueError(f"two images are the .label.gii of the left and the right hemisphere, found {self.image}")
+        if self.image == self.images[0] and self.image.endswith(".label.gii"):
+            raise ValueError(f"a .label.gii covers one hemisphere; write image: [left, right], found {self.image!r}")
+        if self.on_surface and not SURFACE_SPACE.fullmatch(self.space):
+            raise ValueError(f"labels of vertices lie in fsLR, fsaverage, fsaverage3-6 or onavg, found {self.space!r}")
+        if not self.on_surface and SURFACE_SPACE.fullmatch(self.space):
+            raise ValueError(f"{self.space} needs a .dlabel.nii or two .label.gii, found {self.image!r}")
+        if self.on_surface and self.kind == "maps":
+            raise ValueError(f"maps are images of voxels, found {self.image!r}; write kind: labels")
+        if self.table is None and not self.on_surface:
+            raise ValueError("an image of voxels needs table: a tsv with index and name")
+        return self
 
 
 class Dataset(Section):
@@ -473,6 +503,8 @@ def _lines(error: ValidationError, model: type[BaseModel]) -> list[str]:
             line = f"{where}: required, but not there"
         else:
             line = f"{where}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}, found {mistake['input']!r}"
+        if mistake["type"] == "value_error":  # says more than that a section is not the text that it might be
+            lines[where] = line
         lines.setdefault(where, line)
     return list(lines.values())
 
@@ -523,6 +555,13 @@ def _disagreements(content: dict[str, Any]) -> list[str]:
             )
     if any(item.get("kind") == "fmriprep" for item in datasets.values()) and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
+    atlases = content["atlases"] if isinstance(content.get("atlases"), list) else []
+    spaces = [str(atlas.get("space")) for atlas in atlases if isinstance(atlas, dict)]
+    smoothing = content["clean"].get("smoothing_fwhm_mm") if isinstance(content.get("clean"), dict) else None
+    if smoothing and any(map(SURFACE_SPACE.fullmatch, spaces)):
+        lines.append(
+            "clean.smoothing_fwhm_mm: vertices are not smoothed; write null, or smooth them before (wb_command)"
+        )
     return lines
 
 

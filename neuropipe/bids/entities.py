@@ -19,6 +19,7 @@ LONG = {
 # These say how a run was processed, not which run it is.
 PROCESSING = {"space", "cohort", "res", "den", "hemi", "label", "seg", "atlas", "stat", "desc", "hash"}
 EXTENSIONS = (".nii.gz", ".dtseries.nii", ".ptseries.nii", ".func.gii", ".tsv.gz")
+ON_SURFACE = (".dtseries.nii", ".func.gii")
 
 
 # fMRIPrep before 1.2 put the suffix in the middle: sub-01_task-rest_bold_space-T1w_preproc.nii.gz.
@@ -69,6 +70,8 @@ def split_name(name: str) -> tuple[dict[str, str], str, str]:
     if extension is None:
         extension = name[dot:] if (dot := name.rfind(".")) > 0 else ""
     *parts, suffix = name.removesuffix(extension).split("_")
+    if suffix.startswith("hemi-"):  # fMRIPrep before 20 left the suffix of surface series out
+        parts, suffix = [*parts, suffix], "bold"
     split = [part.partition("-") for part in parts]
     pairs = {key: value for key, dash, value in split if dash}
     if suffix in OLD_SUFFIXES and (middle := next((part for part in parts if part in OLD_MIDDLES), None)):
@@ -87,6 +90,23 @@ def key_of(pairs: Mapping[str, str]) -> str:
     return "_".join(
         f"{key}-{value}" for key, value in pairs.items() if key not in PROCESSING and (key, value) != ("part", "mag")
     )
+
+
+def on_surface(image: str) -> bool:
+    """Return whether an image holds vertices (CIFTI's voxels come with them)."""
+    return image.endswith(ON_SURFACE)
+
+
+def hemispheres(image: str) -> tuple[str, ...]:
+    """Return all image files of a run whose manifest names `image`.
+
+    A ``.func.gii`` has one hemisphere. The manifest names the left one; the right one's path is the same but for
+    ``hemi-R``. Every other image is the only one of its run.
+    """
+    folder, slash, name = image.rpartition("/")
+    if not name.endswith(".func.gii"):
+        return (image,)
+    return image, f"{folder}{slash}{name.replace('hemi-L', 'hemi-R')}"
 
 
 def normalise_select(select: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuropipe.bids import entities, headers, participants
+from neuropipe.bids import entities, headers, participants, surface
 from neuropipe.bids.index import Found, chunk_of, exclusion, inputs_fingerprint
 from neuropipe.bids.sidecars import Sidecars
 from neuropipe.bids.timing import T_R_TOLERANCE, repetition_time, start_time
@@ -139,7 +139,8 @@ def _find_person(sidecars: Sidecars, dataset: str, subject: str, wanted: Mapping
         seen = [file.name for files in runs.values() for file in files if file.said["suffix"] == suffix]
         others = f"; found {', '.join(seen[:MAX_NAMED])}{' ...' if len(seen) > MAX_NAMED else ''}" if seen else ""
         raw = " (raw images: name the derivatives)" if seen and not any("_desc-" in name for name in seen) else ""
-        detail = f"no *_desc-preproc_bold image of {_describe(wanted)} in {subject}{others}{raw}; correct select"
+        what = "surface series" if surface.wants(wanted) else "*_desc-preproc_bold image"
+        detail = f"no {what} of {_describe(wanted)} in {subject}{others}{raw}; correct select"
         person.excluded.append(
             exclusion("index", dataset, person_id, "n/a", subject, "no matching run", f"{detail}, or leave it")
         )
@@ -153,7 +154,7 @@ def _files(folder: Folder) -> list[File]:
     """Return the images and tables of a folder with what their names say."""
     files = []
     for name in folder.names:
-        if name.endswith((*IMAGE_EXTENSIONS, ".tsv")):
+        if name.endswith((*IMAGE_EXTENSIONS, ".func.gii", ".tsv")):
             pairs, suffix, extension = entities.split_name(_composed(name))
             said = entities.with_long_names(pairs) | {"suffix": suffix, "extension": extension, "datatype": "func"}
             files.append(File(f"{folder.path}/{name}", said, entities.key_of(pairs)))
@@ -164,12 +165,9 @@ def _find_runs(
     sidecars: Sidecars, runs: Runs, dataset: str, person_id: str, wanted: Mapping[str, Any], found: Found
 ) -> None:
     """Add the runs of one person; a run with several files, or none in the wanted space, is left out."""
-    elsewhere = {key: value for key, value in wanted.items() if key not in GRID}
-    elsewhere = {"desc": "preproc", "suffix": "bold", "part": [None, "mag"]} | elsewhere
-    elsewhere = dict.fromkeys(PARTS) | elsewhere
+    candidates_of = surface.candidates if surface.wants(wanted) else _candidates
     for files in runs.values():
-        images = [file for file in files if file.said["extension"] in IMAGE_EXTENSIONS]
-        candidates = [file for file in images if entities.matches(file.said, elsewhere)]
+        candidates = candidates_of(files, wanted)
         fitting = [file for file in candidates if entities.matches(file.said, wanted)]
         try:
             if candidates:
@@ -180,19 +178,30 @@ def _find_runs(
                 found.excluded.append(exclusion("index", *where, reason.reason, reason.detail))
 
 
+def _candidates(files: Sequence[File], wanted: Mapping[str, Any]) -> list[File]:
+    """Return the images of a run that fit `wanted` in all but space and resolution."""
+    elsewhere = {key: value for key, value in wanted.items() if key not in GRID}
+    elsewhere = {"desc": "preproc", "suffix": "bold", "part": [None, "mag"]} | elsewhere
+    elsewhere = dict.fromkeys(PARTS) | elsewhere
+    images = [file for file in files if file.said["extension"] in IMAGE_EXTENSIONS]
+    return [file for file in images if entities.matches(file.said, elsewhere)]
+
+
 def _one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping[str, Any]) -> File:
     """Return the one image of a run that `wanted` leaves."""
     if not fitting:
         spaces = sorted({file.said.get("space", "native") for file in candidates})
         raise RunExcluded(
             "wrong space",
-            f"expected {_describe({key: wanted[key] for key in GRID if key in wanted})}, found "
+            f"expected {_describe({key: wanted[key] for key in (*GRID, 'den') if key in wanted})}, found "
             f"{', '.join(file.name for file in candidates)} (space {', '.join(spaces)}); choose an atlas in that "
             "space, or run fMRIPrep with --output-spaces for the atlas",
         )
     if len(fitting) > 1:
         names = ", ".join(file.path for file in fitting)
-        raise RunExcluded("ambiguous", f"{len(fitting)} files for one run: {names}; narrow select (e.g. res: 2)")
+        raise RunExcluded(
+            "ambiguous", f"{len(fitting)} files for one run: {names}; narrow select (e.g. res: 2, den: 91k)"
+        )
     return fitting[0]
 
 
@@ -200,11 +209,16 @@ def _run(sidecars: Sidecars, runs: Runs, image: File, person_id: str) -> dict[st
     """Return the manifest row of one image; raise `RunExcluded` where something that belongs to it is missing."""
     root, said = sidecars.tree.root, image.said
     _check_place(image)
-    mask, confounds = _mask_of(image, runs), _confounds_of(image, runs)
+    on_surface = entities.on_surface(image.name)
+    images = surface.images(image, runs[image.key]) if on_surface else [image.path]
+    mask = "n/a" if on_surface else _mask_of(image, runs).path
+    confounds = _confounds_of(image, runs).path
     try:
-        for file in (image, mask, confounds):
-            check_fetched(root / file.path)
-        header, metadata = headers.read(root / image.path), sidecars.of(image.path)
+        for path in (*images, mask, confounds):
+            if path != "n/a":
+                check_fetched(root / path)
+        header = surface.length(root / path for path in images) if on_surface else headers.read(root / image.path)
+        metadata = sidecars.of(image.path)
         start = start_time(metadata)
         row = {
             "run_id": image.run_id,
@@ -215,8 +229,8 @@ def _run(sidecars: Sidecars, runs: Runs, image: File, person_id: str) -> dict[st
             "start_time_s": "" if start is None else repr(start),
             "n_volumes": str(header.n_volumes),
             "image": image.path,
-            "mask": mask.path,
-            "confounds": confounds.path,
+            "mask": mask,
+            "confounds": confounds,
         }
         return row | {"fingerprint": inputs_fingerprint(root, row)}
     except PermissionError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from neuropipe.bids.entities import hemispheres
 from neuropipe.errors import InputError
 from neuropipe.provenance import fingerprint, hash_json
 
@@ -71,8 +72,8 @@ def inputs_fingerprint(root: Path, row: Mapping[str, str]) -> str:
 
 def input_fingerprints(root: Path, row: Mapping[str, str]) -> dict[str, str]:
     """Return the fingerprint of each file of a run, by its path relative to `root`."""
-    parts = [row.get(part) or "n/a" for part in ("image", "mask", "confounds", "beside")]
-    paths = [path for part in parts if part != "n/a" for path in part.split(";")]
+    others = [row.get(part) or "n/a" for part in ("mask", "confounds")] + (row.get("beside") or "n/a").split(";")
+    paths = [*hemispheres(row["image"]), *(path for path in others if path != "n/a")]
     return {path: fingerprint(root / path) for path in paths}
 
 

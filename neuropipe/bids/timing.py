@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from neuropipe.bids.surface import Length
 from neuropipe.errors import RunExcluded
 from neuropipe.signals.images import Layout
 
@@ -15,7 +16,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def repetition_time(metadata: Mapping[str, Any], header: Layout, name: str) -> float:
+def repetition_time(metadata: Mapping[str, Any], header: Layout | Length, name: str) -> float:
     """Return the repetition time in s from the sidecars, checked against the header.
 
     Raises

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,12 @@ from neuropipe.signals.catalogue import CATALOGUE, Entry, Remote
 from neuropipe.signals.mapfiles import read_maps
 from neuropipe.signals.regions import COLUMNS, Regions
 
+if TYPE_CHECKING:
+    from neuropipe.signals.surface import SurfaceAtlas
+
 LABEL_TOLERANCE = 1e-3
+# The voxels of a CIFTI file in the first space lie in the second, so that their atlases go together.
+CIFTI_SPACES = ("fsLR", "MNI152NLin6Asym")
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +144,16 @@ def space_of(spec: str | AtlasFile) -> str:
 def common_space(specs: Sequence[str | AtlasFile]) -> str:
     """Return the space of all atlases of a study.
 
+    Surface labels in fsLR and volume labels in MNI152NLin6Asym are one space, fsLR: CIFTI files have both.
+
     Raises
     ------
     AtlasError
         There is none, or two differ.
     """
     spaces = {(spec if isinstance(spec, str) else spec.id): space_of(spec) for spec in specs}
+    if set(spaces.values()) == set(CIFTI_SPACES):
+        return CIFTI_SPACES[0]
     if len(set(spaces.values())) != 1:
         found = ", ".join(f"{name}: {space}" for name, space in spaces.items()) or "no atlas"
         raise AtlasError(
@@ -153,7 +163,7 @@ def common_space(specs: Sequence[str | AtlasFile]) -> str:
     return next(iter(spaces.values()))
 
 
-def load(spec: str | AtlasFile) -> Atlas:
+def load(spec: str | AtlasFile) -> Atlas | SurfaceAtlas:
     """Load an atlas of the catalogue, or a user's file.
 
     Raises
@@ -161,6 +171,10 @@ def load(spec: str | AtlasFile) -> Atlas:
     AtlasError
         It is unknown, not fetched, altered, or its image and table do not fit together.
     """
+    if isinstance(spec, AtlasFile) and spec.on_surface:
+        from neuropipe.signals import surface_atlases  # it builds on this module
+
+        return surface_atlases.load(spec)
     if isinstance(spec, str):
         item = entry(spec)
         image, checksum = verified(item.image, spec)
@@ -168,7 +182,7 @@ def load(spec: str | AtlasFile) -> Atlas:
         space = item.space
     else:
         image, checksum = _own_image(spec)
-        table, space = tables.of_file(spec.id, Path(expand(spec.table)), spec.kind), spec.space
+        table, space = tables.of_file(spec.id, Path(expand(spec.table or "")), spec.kind), spec.space
     kind, name = (item.kind, spec) if isinstance(spec, str) else (spec.kind, spec.id)
     read = _labels if kind == "labels" else _maps
     try:
@@ -201,7 +215,7 @@ def _maps(name: str, space: str, table: pd.DataFrame, image: Path, checksum: str
 
 
 def _own_image(spec: AtlasFile) -> tuple[Path, str]:
-    image = Path(expand(spec.image))
+    image = Path(expand(spec.images[0]))
     if not image.is_file():
         raise AtlasError(f"No label image {image} (atlas {spec.id}); correct atlases in config.yaml.")
     checksum = sha256(image)

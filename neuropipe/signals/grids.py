@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from neuropipe.signals import images
 from neuropipe.signals.atlases import Atlas
@@ -68,17 +69,35 @@ def on_grid(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], target
 def merge(atlases: Sequence[Atlas], shape: Sequence[int], affine: np.ndarray) -> Merged:
     """Merge atlases of one space into one label image on the grid of a run; the first listed wins a voxel."""
     shape = tuple(shape[:3])
+    placed = (
+        atlas.labels
+        if images.same_grid(atlas.labels.shape, atlas.affine, shape, affine)
+        else on_grid(atlas.labels, atlas.affine, shape, affine)
+        for atlas in atlases
+    )
+    return overlay(shape, placed, [atlas.table for atlas in atlases])
+
+
+def overlay(shape: tuple[int, ...], placed: Iterable[np.ndarray], tables: Iterable[pd.DataFrame]) -> Merged:
+    """Merge label arrays; the first one wins where several have a region.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of all the arrays.
+    placed : iterable of int32 arrays
+        Values of each atlas, 0 outside.
+    tables : iterable of DataFrame
+        Their tables, whose rows are the regions in order and whose ``value`` is the integer in the array.
+    """
     merged = np.zeros(shape, dtype=np.int32)
     n_overlapping, first = 0, 1
-    for atlas in atlases:
-        values = atlas.labels
-        if not images.same_grid(values.shape, atlas.affine, shape, affine):
-            values = on_grid(values, atlas.affine, shape, affine)
-        position = np.zeros(max(int(values.max()), int(atlas.table["value"].max())) + 1, dtype=np.int32)
-        position[atlas.table["value"]] = np.arange(first, first + len(atlas.table))
-        position = position[np.maximum(values, 0)]
-        n_overlapping += int(((merged > 0) & (position > 0)).sum())
-        merged = np.where(merged > 0, merged, position)
-        first += len(atlas.table)
+    for values, table in zip(placed, tables, strict=True):
+        position = np.zeros(max(int(values.max()), int(table["value"].max())) + 1, dtype=np.int32)
+        position[table["value"]] = np.arange(first, first + len(table))
+        found = position[np.maximum(values, 0)]
+        n_overlapping += int(((merged > 0) & (found > 0)).sum())
+        merged = np.where(merged > 0, merged, found)
+        first += len(table)
     n_voxels = np.bincount(merged.ravel(), minlength=first)[1:]
     return Merged(merged, n_voxels, n_overlapping)

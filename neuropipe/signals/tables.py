@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 
@@ -77,6 +78,11 @@ def of_file(name: str, path: Path, kind: str = "labels") -> pd.DataFrame:
         if "label" not in table:
             table = table.assign(label=table.groupby("atlas", sort=False).cumcount() + 1)
     return _complete(table)
+
+
+def of_labels(name: str, names: Mapping[int, str]) -> pd.DataFrame:
+    """Return the table of an atlas whose file names its labels itself; `names` maps the integers to names."""
+    return _complete(pd.DataFrame({"index": list(names), "name": list(names.values()), "atlas": name}))
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from threadpoolctl import threadpool_limits
 
 from neuropipe import config as configuration
 from neuropipe import provenance
-from neuropipe.bids import doors, series_tables
+from neuropipe.bids import doors, entities, series_tables
 from neuropipe.bids.index import input_fingerprints
 from neuropipe.bids.series import data_root
 from neuropipe.errors import ConfigError, RunExcluded
 from neuropipe.signals import atlases as atlas_files
 from neuropipe.signals import confounds as confound_tables
-from neuropipe.signals import quality
-from neuropipe.signals.extract import extract, grid_of
+from neuropipe.signals import quality, surface
+from neuropipe.signals.extract import Extraction, extract, grid_of
+from neuropipe.signals.grids import Merged
 from neuropipe.signals.keep import keep_run
 from neuropipe.signals.regions import Regions
 from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
@@ -52,10 +54,10 @@ class Job:
     dataset: str
     root: Path
     config: configuration.StudyConfig
-    atlases: list[atlas_files.Atlas]
+    atlases: list[atlas_files.Atlas | surface.SurfaceAtlas]
     regions: Regions
     settings: dict[str, Any]
-    grids: dict[tuple, Weights] = field(default_factory=dict)
+    grids: dict[tuple, Weights | Merged] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str, dataset: str) -> Job:
@@ -87,12 +89,32 @@ class Job:
     def weights_on(self, image: Path) -> Weights:
         """Return the atlases on the grid of an image; runs of one study share a few grids."""
         shape, affine = grid_of(image)
-        key = (shape[:3], affine.tobytes())
+        return self._kept((shape[:3], affine.tobytes()), lambda: on_run(self.atlases, shape, affine))
+
+    def labels_on(self, series: surface.Series) -> Merged:
+        """Return the atlases on the columns of a surface series."""
+        key = (surface.fingerprint(series.columns),)
+        return self._kept(key, lambda: surface.merge(self.atlases, series.columns))
+
+    def _kept(self, key: tuple, make: Callable[[], Any]) -> Any:
         if key not in self.grids:
             if len(self.grids) >= GRIDS_KEPT:
                 self.grids.pop(next(iter(self.grids)))
-            self.grids[key] = on_run(self.atlases, shape, affine)
+            self.grids[key] = make()
         return self.grids[key]
+
+    def regional_means(self, row: dict[str, str]) -> tuple[Extraction, int]:
+        """Average a run over the regions; return also how many voxels or vertices several atlases claim."""
+        images = [self.root / path for path in entities.hemispheres(row["image"])]
+        if entities.on_surface(row["image"]):
+            if self.config.clean.smoothing_fwhm_mm:
+                raise ConfigError("clean.smoothing_fwhm_mm smooths volumes only; set it to null for surface series.")
+            series = surface.open_series(images)
+            labels = self.labels_on(series)
+            return surface.extract(series, labels), labels.n_overlapping
+        weights, settings = self.weights_on(images[0]), self.config.clean
+        averaging = {"smoothing_fwhm_mm": settings.smoothing_fwhm_mm, "maps": settings.maps}
+        return extract(images[0], self.root / row["mask"], weights, **averaging), weights.n_overlapping
 
     def fingerprint(self, row: dict[str, str]) -> str:
         """Return the hash over a run's inputs, the settings and the stage's version."""
@@ -129,10 +151,11 @@ def process(job: Job, row: dict[str, str]) -> CleanRun:
 
 def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     config, t_r, n_volumes = job.config, float(row["t_r"]), int(row["n_volumes"])
-    if row["space"] != job.atlases[0].space:
+    space = atlas_files.common_space(config.atlases)
+    if row["space"] != space:
         raise RunExcluded(
             "wrong space",
-            f"expected images in {job.atlases[0].space}, the space of the atlases, found {row['space']}; name atlases "
+            f"expected images in {space}, the space of the atlases, found {row['space']}; name atlases "
             "of that space, or correct select and index again",
         )
     path = job.root / row["confounds"]
@@ -140,16 +163,13 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     confounds = confound_tables.prepare(table, confound_tables.read_description(path), config.clean)
     # What motion alone rules out is not worth inflating an image for.
     quality.check(quality_before(confounds, t_r, config.clean), config.exclude)
-    image = job.root / row["image"]
-    weights = job.weights_on(image)
-    averaging = {"smoothing_fwhm_mm": config.clean.smoothing_fwhm_mm, "maps": config.clean.maps}
-    means = extract(image, job.root / row["mask"], weights, **averaging)
+    means, n_overlapping = job.regional_means(row)
     if len(means.series) != n_volumes:
-        raise RunExcluded("changed since index", f"{image.name} has {len(means.series)} volumes, not {n_volumes}")
+        raise RunExcluded("changed since index", f"{row['image']} has {len(means.series)} volumes, not {n_volumes}")
     sections = config.clean, config.exclude
     result = clean_run(means.series, t_r, confounds, *sections, n_used=means.n_used, coverage=means.coverage)
     result.facts["VoxelsWithoutSignal"] = means.n_without_signal
-    result.facts["VoxelsOfSeveralAtlases"] = weights.n_overlapping
+    result.facts["VoxelsOfSeveralAtlases"] = n_overlapping
     if row["start_time_s"] != "n/a":  # of the first sample, which may not be the first volume
         result.facts["StartTime"] = float(row["start_time_s"]) + confounds.n_leading * t_r
     return result
