@@ -231,7 +231,7 @@ def check_atlases(study: configuration.StudyConfig) -> list[Check]:
         for name, spec in zip(names, study.atlases, strict=True)
     ]
     if len(study.atlases) > 1:
-        checks.append(_attempt("space of the atlases", lambda: atlases.common_space(study.atlases)))
+        checks.append(_attempt("space of the atlases", lambda: atlases.common_space(study.atlases, study.warp)))
     return checks
 
 
@@ -270,7 +270,7 @@ def _runs(study: configuration.StudyConfig, name: str, path: Path, people: pd.Da
     if dataset.kind == "series":
         found = series.find(path, name, dataset.select, people, dataset.t_r, dataset.n_chunks)
     else:
-        ids, space = set(people["participant_id"]), common_space(study.atlases)
+        ids, space = set(people["participant_id"]), common_space(study.atlases, study.warp)
         found = fmriprep.find(path, name, dataset.select, space, ids, dataset.n_chunks)
     if not found.runs:
         raise InputError(f"No run in {path} can be used.\n{index.summary(found.excluded)}")

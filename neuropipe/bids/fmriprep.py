@@ -123,8 +123,8 @@ def _find_in_folder(
                 raise RunExcluded(
                     "wrong space",
                     f"expected {_describe({k: wanted[k] for k in ('space', 'res') if k in wanted})}, found "
-                    f"{', '.join(files)} (space {', '.join(spaces)}); choose an atlas in that space, or run fMRIPrep "
-                    "with --output-spaces for the atlas",
+                    f"{', '.join(files)} (space {', '.join(spaces)}); choose an atlas in that space, select that "
+                    "space and set warp: true, or run fMRIPrep with --output-spaces for the atlas",
                 )
             if len(fitting) > 1:
                 raise RunExcluded(

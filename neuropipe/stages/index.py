@@ -82,7 +82,7 @@ def _find(study: configuration.StudyConfig, name: str, path: Path, people: pd.Da
     dataset = study.datasets[name]
     if dataset.kind == "series":
         return series.find(path, name, dataset.select, people, dataset.t_r, dataset.n_chunks)
-    space = common_space(study.atlases)
+    space = common_space(study.atlases, study.warp)
     return fmriprep.find(path, name, dataset.select, space, set(people["participant_id"]), dataset.n_chunks)
 
 

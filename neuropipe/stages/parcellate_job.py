@@ -20,6 +20,7 @@ from neuropipe.signals import quality
 from neuropipe.signals.extract import extract, grid_of
 from neuropipe.signals.regions import Regions
 from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
+from neuropipe.signals.warp import Warp
 from neuropipe.signals.weights import Weights, on_run
 
 GRIDS_KEPT = 4  # a few MB each; runs whose affines differ in the last digits must not fill the memory
@@ -45,6 +46,8 @@ class Job:
         Everything that decides what a product looks like; its hash is part of every fingerprint.
     grids : dict
         Weights on the last grids seen.
+    warp : Warp
+        Brings atlases of another space to that of the images, where the configuration asks for it.
     """
 
     dataset: str
@@ -54,6 +57,7 @@ class Job:
     regions: Regions
     settings: dict[str, Any]
     grids: dict[tuple, Weights] = field(default_factory=dict)
+    warp: Warp = field(default_factory=Warp)
 
     @classmethod
     def load(cls, path: str, dataset: str) -> Job:
@@ -65,7 +69,7 @@ class Job:
         if section.kind == "series":
             atlases, regions = [], atlas_files.regions_of_series(section.atlas, section.regions)
         else:
-            atlas_files.common_space(config.atlases)
+            atlas_files.common_space(config.atlases, config.warp)
             atlases = [atlas_files.load(spec) for spec in config.atlases]
             regions = atlas_files.regions(atlases)
         settings = {
@@ -79,19 +83,21 @@ class Job:
         root = data_root(Path(configuration.expand(section.path)))
         return cls(dataset, root, config, atlases, regions, settings)
 
-    def weights_on(self, image: Path) -> Weights:
-        """Return the atlases on the grid of an image; runs of one study share a few grids."""
+    def weights_on(self, image: Path, space: str) -> Weights:
+        """Return the atlases on the grid of an image of `space`; runs of one study share a few grids."""
         shape, affine = grid_of(image)
-        key = (shape[:3], affine.tobytes())
+        key = (space, shape[:3], affine.tobytes())
         if key not in self.grids:
             if len(self.grids) >= GRIDS_KEPT:
                 self.grids.pop(next(iter(self.grids)))
-            self.grids[key] = on_run(self.atlases, shape, affine)
+            self.grids[key] = on_run(self.warp.onto(self.atlases, space, shape, affine), shape, affine)
         return self.grids[key]
 
     def fingerprint(self, row: dict[str, str]) -> str:
         """Return the hash over a run's inputs, the settings and the stage's version."""
         own = [row[column] for column in ("run_id", "space", "t_r", "n_volumes", "fingerprint")]
+        if self.config.warp and self.atlases:
+            own.append(provenance.hash_json(self.warp.used(self.atlases, row["space"])))
         return provenance.hash_json([own, self.settings, provenance.STAGE_VERSIONS["parcellate"]])
 
 
@@ -124,11 +130,12 @@ def process(job: Job, row: dict[str, str]) -> CleanRun:
 
 def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     config, t_r, n_volumes = job.config, float(row["t_r"]), int(row["n_volumes"])
-    if row["space"] != job.atlases[0].space:
+    if not config.warp and row["space"] != job.atlases[0].space:
+        what_to_do = atlas_files.advice([atlas.id for atlas in job.atlases], row["space"])
         raise RunExcluded(
             "wrong space",
-            f"expected images in {job.atlases[0].space}, the space of the atlases, found {row['space']}; name atlases "
-            "of that space, or correct select and index again",
+            f"expected images in {job.atlases[0].space}, the space of the atlases, found {row['space']}; {what_to_do}; "
+            "or correct select and index again",
         )
     path = job.root / row["confounds"]
     table = confound_tables.read_table(path, n_volumes)
@@ -143,7 +150,7 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     # What motion alone rules out is not worth inflating an image for.
     quality.check(quality_before(confounds, t_r, config.clean), config.exclude)
     image = job.root / row["image"]
-    weights = job.weights_on(image)
+    weights = job.weights_on(image, row["space"])
     averaging = {"smoothing_fwhm_mm": config.clean.smoothing_fwhm_mm, "maps": config.clean.maps}
     means = extract(image, job.root / row["mask"], weights, **averaging)
     if len(means.series) != n_volumes:
@@ -152,6 +159,8 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     result = clean_run(means.series, t_r, confounds, *sections, n_used=means.n_used, coverage=means.coverage)
     result.facts["VoxelsWithoutSignal"] = means.n_without_signal
     result.facts["VoxelsOfSeveralAtlases"] = weights.n_overlapping
+    if config.warp:
+        result.facts["WarpedAtlases"] = job.warp.used(job.atlases, row["space"])
     return result
 
 

@@ -90,10 +90,14 @@ def check_order(regions: Regions, config: Config) -> None:
     if not same or (regions.table["label"].to_numpy() != released.table["label"].to_numpy()).any():
         raise CheckpointError(
             "The released weights need Schaefer's 400 parcels in the 7-network order (labels 1-400), then Tian's 50 "
-            f"and Buckner's 7; found {'+'.join(regions.atlases)} with networks of "
+            f"and Buckner's 7; found {_described(regions)} with networks of "
             f"{np.bincount(networks_of(regions, config)).tolist()} regions. "
             "Parcellate with atlases: [schaefer400-7n, tian-s3, buckner7]."
         )
+
+
+def _described(regions: Regions) -> str:
+    return "+".join(regions.atlases) + (f" in the {regions.order}" if regions.order else "")
 
 
 def load(model: Model, weights: Mapping[str, Tensor], atlases: Sequence[str]) -> None:
