@@ -232,7 +232,23 @@ def check_atlases(study: configuration.StudyConfig) -> list[Check]:
     ]
     if len(study.atlases) > 1:
         checks.append(_attempt("space of the atlases", lambda: atlases.common_space(study.atlases, study.warp)))
-    return checks
+    return checks + (_check_transforms(study) if study.warp and study.atlases else [])
+
+
+def _check_transforms(study: configuration.StudyConfig) -> list[Check]:
+    """Check that the transforms are on this machine that bring each atlas to the space which a dataset selects."""
+    from neuropipe.signals import atlases, catalogue
+    from neuropipe.signals.warp import Warp
+
+    sources = {atlases.space_of(spec) for spec in study.atlases}
+    default = atlases.common_space(study.atlases, warp=True)
+    selected = [d.select.get("space", default) for d in study.datasets.values() if d.kind == "fmriprep"]
+    targets = {space for chosen in selected for space in (chosen if isinstance(chosen, list) else [chosen])}
+    pairs = sorted((source, target) for source in sources for target in targets if source != target)
+    return [
+        _attempt(f"transform {catalogue.transform_name(*pair)}", lambda pair=pair: str(Warp().find(*pair)[0]))
+        for pair in pairs
+    ]
 
 
 def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:

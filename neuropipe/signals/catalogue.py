@@ -95,7 +95,12 @@ class Entry:
     @property
     def base(self) -> str:
         """Id without the mark of the space: what the builds of one atlas share."""
-        return self.id.removesuffix(SUFFIX[ICBM])
+        return base_id(self.id)
+
+
+def base_id(atlas: str) -> str:
+    """Return an id without the mark of the space: the builds of one atlas have the same regions in the same order."""
+    return atlas.removesuffix(SUFFIX[ICBM])
 
 
 def _templateflow(space: str, rest: str) -> Remote:

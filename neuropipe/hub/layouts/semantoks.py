@@ -16,6 +16,7 @@ from neuropipe.hub.published import Entry, fill
 from neuropipe.models.layers import StructuredConv
 from neuropipe.models.semantoks import Config, Encoder, Model, Side, Tokenizer, networks_of
 from neuropipe.shards.hdf5 import SLOTS
+from neuropipe.signals.catalogue import base_id
 from neuropipe.signals.regions import Regions
 
 SECTION = "model_state_dict"
@@ -69,7 +70,7 @@ def read(weights: Mapping[str, Tensor], regions: Regions | None, config: Config 
 
 def slots(regions: Regions) -> list[str]:
     """Return the names that the release gives to the atlases of `regions`."""
-    return [SLOTS.get(atlas, atlas) for atlas in regions.atlases]
+    return [SLOTS.get(base_id(atlas), atlas) for atlas in regions.atlases]
 
 
 def released_regions() -> Regions:
