@@ -397,6 +397,8 @@ class StudyConfig(Section):
     """Named datasets."""
     atlases: list[str | AtlasFile] = Field(default_factory=list)
     """Catalogue ids or own files; one pass, one region table, in this order."""
+    warp: bool = False
+    """Bring atlases of another template space to that of the images, by TemplateFlow's transform; else refused."""
     clean: Clean = Clean()
     """Cleaning."""
     exclude: Exclude = Exclude()

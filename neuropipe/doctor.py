@@ -231,8 +231,24 @@ def check_atlases(study: configuration.StudyConfig) -> list[Check]:
         for name, spec in zip(names, study.atlases, strict=True)
     ]
     if len(study.atlases) > 1:
-        checks.append(_attempt("space of the atlases", lambda: atlases.common_space(study.atlases)))
-    return checks
+        checks.append(_attempt("space of the atlases", lambda: atlases.common_space(study.atlases, study.warp)))
+    return checks + (_check_transforms(study) if study.warp and study.atlases else [])
+
+
+def _check_transforms(study: configuration.StudyConfig) -> list[Check]:
+    """Check that the transforms are on this machine that bring each atlas to the space which a dataset selects."""
+    from neuropipe.signals import atlases, catalogue
+    from neuropipe.signals.warp import Warp
+
+    sources = {atlases.space_of(spec) for spec in study.atlases}
+    default = atlases.common_space(study.atlases, warp=True)
+    selected = [d.select.get("space", default) for d in study.datasets.values() if d.kind == "fmriprep"]
+    targets = {space for chosen in selected for space in (chosen if isinstance(chosen, list) else [chosen])}
+    pairs = sorted((source, target) for source in sources for target in targets if source != target)
+    return [
+        _attempt(f"transform {catalogue.transform_name(*pair)}", lambda pair=pair: str(Warp().find(*pair)[0]))
+        for pair in pairs
+    ]
 
 
 def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
@@ -269,7 +285,7 @@ def _runs(study: configuration.StudyConfig, name: str, path: Path, people: pd.Da
     if dataset.ready_made:
         found = doors.find(dataset, name, path, people)
     else:
-        ids, space = set(people["participant_id"]), common_space(study.atlases)
+        ids, space = set(people["participant_id"]), common_space(study.atlases, study.warp)
         found = fmriprep.find(path, name, dataset.select, space, ids, dataset.n_chunks)
     if not found.runs:
         raise InputError(f"No run in {path} can be used.\n{index.summary(found.excluded)}")

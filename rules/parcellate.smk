@@ -26,6 +26,7 @@ rule parcellate:
                 a if isinstance(a, str) else a.model_dump()
                 for a in graph.config.atlases
             ],
+            graph.config.warp,
             graph.config.clean,
             graph.config.exclude,
         ),

@@ -117,6 +117,16 @@ def test_an_atlas_that_was_not_fetched_comes_with_the_command_that_fetches_it(st
     assert "neuropipe atlas fetch tian-s3" in _problem(doctor.run(config=None), "atlas tian-s3").remedy
 
 
+def test_a_transform_that_was_not_fetched_comes_with_the_command_that_fetches_it(study, monkeypatch, tmp_path):
+    for name in ("HOME", "NEUROPIPE_CACHE", "TEMPLATEFLOW_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    _edit(study, "atlases:", "warp: true\natlases:")
+    _edit(study, "space: MNI152NLin6Asym}", "space: MNI152NLin2009cAsym}")
+    _edit(study, "{task: [rest]}", "{task: [rest], space: MNI152NLin6Asym}")
+    problem = _problem(doctor.run(config=None), "transform MNI152NLin2009cAsym-to-MNI152NLin6Asym")
+    assert "neuropipe atlas fetch MNI152NLin2009cAsym-to-MNI152NLin6Asym" in problem.remedy
+
+
 def test_atlases_in_two_spaces(study):
     _edit(study, "atlases:", "atlases:\n  - {id: b, image: x.nii.gz, table: x.tsv, space: MNI152NLin2009cAsym}")
     examination = doctor.run(config=None)

@@ -195,7 +195,7 @@ def _one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping
             "wrong space",
             f"expected {_describe({key: wanted[key] for key in (*GRID, 'den') if key in wanted})}, found "
             f"{', '.join(file.name for file in candidates)} (space {', '.join(spaces)}); choose an atlas in that "
-            "space, or run fMRIPrep with --output-spaces for the atlas",
+            "space, select that space and set warp: true, or run fMRIPrep with --output-spaces for the atlas",
         )
     if len(fitting) > 1:
         names = ", ".join(file.path for file in fitting)

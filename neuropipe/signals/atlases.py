@@ -7,7 +7,6 @@ on the grid of each run.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from scipy.sparse import csc_array
 from neuropipe.config import AtlasFile, expand
 from neuropipe.errors import AtlasError, RunExcluded
 from neuropipe.provenance import sha256
-from neuropipe.signals import images, tables
-from neuropipe.signals.catalogue import CATALOGUE, Entry, Remote
+from neuropipe.signals import checks, images, tables
+from neuropipe.signals.cache import verified
+from neuropipe.signals.catalogue import CATALOGUE, entry, in_space
 from neuropipe.signals.mapfiles import read_maps
 from neuropipe.signals.regions import COLUMNS, Regions
 
@@ -56,6 +56,8 @@ class Atlas:
         Weights, one column per row of `table`; voxels are numbered with x fastest. None for labels.
     shape : tuple of int
         Size of the grid (x, y, z).
+    centres : float64 array (region, 3) or None
+        Centre of each region in the image, in mm; the table's own x, y, z may be other points of it.
     """
 
     id: str
@@ -66,71 +68,11 @@ class Atlas:
     checksum: str
     maps: csc_array | None = None
     shape: tuple[int, ...] = ()
+    centres: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None:
             object.__setattr__(self, "shape", self.labels.shape)
-
-
-# --- finding and fetching -----------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Return the folder of fetched atlases: ``NEUROPIPE_CACHE``, or ``~/.cache/neuropipe``."""
-    return Path(os.environ.get("NEUROPIPE_CACHE") or Path.home() / ".cache" / "neuropipe") / "atlases"
-
-
-def templateflow_folder() -> Path:
-    """Return TemplateFlow's own folder, which is looked in first: ``TEMPLATEFLOW_HOME``, or its default."""
-    return Path(os.environ.get("TEMPLATEFLOW_HOME") or Path.home() / ".cache" / "templateflow")
-
-
-def entry(name: str) -> Entry:
-    """Return the catalogue entry of an id; an unknown id is an error that lists the known ones."""
-    if name not in CATALOGUE:
-        raise AtlasError(
-            f"No atlas {name!r} in the catalogue; known: {', '.join(CATALOGUE)}. An atlas of your own is written as "
-            "{id: ..., image: ..., table: ..., space: ...} in config.yaml."
-        )
-    return CATALOGUE[name]
-
-
-def locate(remote: Remote) -> Path | None:
-    """Return where a file of the catalogue lies on this machine, or None where it was never fetched."""
-    places = [cache_folder() / remote.file]
-    if remote.source == "templateflow":
-        places.insert(0, templateflow_folder() / remote.file)
-    # TemplateFlow's skeleton holds empty files for what it has not downloaded.
-    return next((place for place in places if place.is_file() and place.stat().st_size > 0), None)
-
-
-def record_of(path: Path) -> Path:
-    """Return the file that keeps the checksum of the first fetch."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def verified(remote: Remote, name: str) -> tuple[Path, str]:
-    """Return a fetched file and its checksum.
-
-    Raises
-    ------
-    AtlasError
-        The file was not fetched, or differs from what was published, or from what was first fetched.
-    """
-    path = locate(remote)
-    if path is None:
-        raise AtlasError(
-            f"The atlas {name} is not on this machine ({remote.file} is neither in {cache_folder()} nor in "
-            f"TEMPLATEFLOW_HOME). Fetch it once, with a network: neuropipe atlas fetch {name}"
-        )
-    found, record = sha256(path), record_of(path)
-    expected = remote.sha256 or (record.read_text(encoding="utf-8").split()[0] if record.is_file() else found)
-    if found != expected:
-        raise AtlasError(
-            f"{path} of the atlas {name} was altered: expected SHA-256 {expected}, found {found}. "
-            f"Delete it and fetch it again: neuropipe atlas fetch {name}"
-        )
-    return path, found
 
 
 # --- loading ------------------------------------------------------------------------------------
@@ -141,8 +83,8 @@ def space_of(spec: str | AtlasFile) -> str:
     return entry(spec).space if isinstance(spec, str) else spec.space
 
 
-def common_space(specs: Sequence[str | AtlasFile]) -> str:
-    """Return the space of all atlases of a study.
+def common_space(specs: Sequence[str | AtlasFile], warp: bool = False) -> str:
+    """Return the space of all atlases of a study; with `warp` that of the first, to which the others are brought.
 
     Surface labels in fsLR and volume labels in MNI152NLin6Asym are one space, fsLR: CIFTI files have both.
 
@@ -154,13 +96,24 @@ def common_space(specs: Sequence[str | AtlasFile]) -> str:
     spaces = {(spec if isinstance(spec, str) else spec.id): space_of(spec) for spec in specs}
     if set(spaces.values()) == set(CIFTI_SPACES):
         return CIFTI_SPACES[0]
-    if len(set(spaces.values())) != 1:
+    if not spaces or (len(set(spaces.values())) > 1 and not warp):
         found = ", ".join(f"{name}: {space}" for name, space in spaces.items()) or "no atlas"
         raise AtlasError(
             f"The atlases of a study must lie in one space, found {found}. Templates differ by millimetres: name the "
-            "builds of one space (see neuropipe atlas list)."
+            "builds of one space (see neuropipe atlas list), or set warp: true."
         )
     return next(iter(spaces.values()))
+
+
+def advice(ids: Sequence[str], space: str) -> str:
+    """Return what to do about atlases that do not lie in the space of the images."""
+    builds = {name: in_space(name, space) for name in ids if name in CATALOGUE}
+    named = [f"{build.id} instead of {name}" for name, build in builds.items() if build and build.id != name]
+    without = [name for name in ids if not builds.get(name)]
+    lines = [f"name {', '.join(named)} in atlases"] if named else []
+    if without:
+        lines.append(f"{', '.join(without)} has no build in {space}")
+    return "; ".join([*lines, "or set warp: true to bring atlases there by TemplateFlow's transform"])
 
 
 def load(spec: str | AtlasFile) -> Atlas | SurfaceAtlas:
@@ -176,26 +129,30 @@ def load(spec: str | AtlasFile) -> Atlas | SurfaceAtlas:
 
         return surface_atlases.load(spec)
     if isinstance(spec, str):
-        item = entry(spec)
-        image, checksum = verified(item.image, spec)
-        table = tables.of_entry(item, None if item.table is None else verified(item.table, spec)[0])
-        space = item.space
+        item, name = entry(spec), spec
+        image, checksum = verified(item.image, name)
+        path = None if item.table is None else verified(item.table, name)[0]
+        table = tables.of_entry(item, path)
     else:
+        item, name, path = spec, spec.id, Path(expand(spec.table or ""))
         image, checksum = _own_image(spec)
-        table, space = tables.of_file(spec.id, Path(expand(spec.table or "")), spec.kind), spec.space
-    kind, name = (item.kind, spec) if isinstance(spec, str) else (spec.kind, spec.id)
-    read = _labels if kind == "labels" else _maps
+        table = tables.of_file(name, path, spec.kind)
+    read = _labels if item.kind == "labels" else _maps
     try:
-        return read(name, space, table, image, checksum)
+        atlas = read(name, item.space, table, image, checksum)
     except RunExcluded as error:
         raise AtlasError(f"The image {image} of the atlas {name} cannot be read: {error}") from error
+    if atlas.labels is not None:
+        checks.labels_fit(atlas.labels, table, name, image, path)
+    checks.sides_fit(atlas.table, atlas.centres, name, image)
+    return atlas
 
 
 def _labels(name: str, space: str, table: pd.DataFrame, image: Path, checksum: str) -> Atlas:
     values, affine = images.read_volume(image)
     labels = integer_labels(values, image)
-    table = _with_centres(table, labels, affine)
-    return Atlas(name, space, _checked(table, labels, name, image), labels, affine, checksum)
+    centres = _centres_of_labels(labels, table["value"].to_numpy(), affine)
+    return Atlas(name, space, _filled(table, centres), labels, affine, checksum, centres=centres)
 
 
 def _maps(name: str, space: str, table: pd.DataFrame, image: Path, checksum: str) -> Atlas:
@@ -210,8 +167,8 @@ def _maps(name: str, space: str, table: pd.DataFrame, image: Path, checksum: str
         )
     table = table.assign(value=table["value"] - first + 1)
     columns = maps[:, table["value"].to_numpy() - 1]
-    table = _filled(table, _centres_of_maps(columns, shape, affine))
-    return Atlas(name, space, table, None, affine, checksum, columns, shape)
+    centres = _centres_of_maps(columns, shape, affine)
+    return Atlas(name, space, _filled(table, centres), None, affine, checksum, columns, shape, centres)
 
 
 def _own_image(spec: AtlasFile) -> tuple[Path, str]:
@@ -242,16 +199,14 @@ def integer_labels(values: np.ndarray, path: Path) -> np.ndarray:
     return rounded.astype(np.int32)
 
 
-def _with_centres(table: pd.DataFrame, labels: np.ndarray, affine: np.ndarray) -> pd.DataFrame:
-    """Fill missing centres of regions with the mean position of their voxels."""
-    if table[["x", "y", "z"]].notna().all(axis=None):
-        return table
+def _centres_of_labels(labels: np.ndarray, values: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return the mean position of the voxels of each of `values`, float64 (region, 3) in mm; NaN where it has none."""
     where = np.argwhere(labels > 0)
     value = labels[tuple(where.T)]
-    count = np.bincount(value, minlength=table["value"].max() + 1)
+    count = np.bincount(value, minlength=values.max(initial=0) + 1)
     sums = np.stack([np.bincount(value, weights=axis, minlength=len(count)) for axis in where.T], axis=1)
     with np.errstate(invalid="ignore"):
-        return _filled(table, (sums / count[:, None])[table["value"]] @ affine[:3, :3].T + affine[:3, 3])
+        return (sums / count[:, None])[values] @ affine[:3, :3].T + affine[:3, 3]
 
 
 def _centres_of_maps(maps: csc_array, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
@@ -266,25 +221,6 @@ def _filled(table: pd.DataFrame, centres: np.ndarray) -> pd.DataFrame:
     """Return a table whose missing centres are taken from `centres`, in mm to a tenth."""
     computed = pd.DataFrame(centres.round(1), columns=["x", "y", "z"], index=table.index)
     return table.assign(**{axis: table[axis].fillna(computed[axis]) for axis in "xyz"})
-
-
-def _checked(table: pd.DataFrame, labels: np.ndarray, name: str, image: Path) -> pd.DataFrame:
-    """Refuse a table that belongs to another image: with regions that this one lacks, or counting from 0."""
-    found, value = np.unique(labels), table["value"].to_numpy()
-    present = np.isin(value, found)
-    if not present.all():
-        absent = table.loc[~present, "name"].tolist()
-        raise AtlasError(
-            f"The table of the atlas {name} names {len(absent)} regions that {image} does not have "
-            f"({', '.join(absent[:5])}); table and image must belong together."
-        )
-    # A few stray voxels of other labels are common; the one label that follows the last is a region.
-    if np.array_equal(np.sort(value), np.arange(1, len(value) + 1)) and found.max() == len(value) + 1:
-        raise AtlasError(
-            f"The table of the atlas {name} ends with {len(value)}, and {image} has the label {len(value) + 1} "
-            "besides; a table that counts from 0 must be made to count from 1."
-        )
-    return table
 
 
 def regions(atlases: Sequence[Atlas]) -> Regions:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from neuropipe.errors import AtlasError
 from neuropipe.paths import write_if_changed
+from neuropipe.signals import orders
 
 COLUMNS = ["index", "atlas", "label", "name", "network", "hemisphere", "x", "y", "z"]
 
@@ -60,6 +61,12 @@ class Regions:
         number = {name: i for i, name in enumerate(self.networks)}
         return np.array([number.get(name, -1) for name in self.table["network"]], dtype=np.int64)
 
+    @cached_property
+    def order(self) -> str | None:
+        """Order of Schaefer's regions, as their names or the atlas's id tell it; None without such regions."""
+        told = [orders.of_names(self.table["name"].fillna("")), *map(orders.of_id, self.atlases)]
+        return next((order for order in told if order), None)
+
     def of_atlas(self, atlas: str) -> np.ndarray:
         """Positions (int64) of one atlas's regions in the series."""
         return np.flatnonzero((self.table["atlas"] == atlas).to_numpy())
@@ -71,6 +78,12 @@ class Regions:
     def check_same(self, other: Regions, what: str) -> None:
         """Raise where `other` does not have the same regions in the same order."""
         if self.order_hash != other.order_hash:
+            if self.order and other.order and self.order != other.order:
+                raise AtlasError(
+                    f"{what}: expected Schaefer's regions in the {self.order}, found the {other.order}: the same "
+                    "regions at other places. Parcellate with the atlas of the expected order "
+                    f"({'+'.join(self.atlases)})."
+                )
             raise AtlasError(
                 f"{what}: expected {len(self)} regions of {'+'.join(self.atlases)} (order {self.order_hash}), found "
                 f"{len(other)} regions of {'+'.join(other.atlases)} (order {other.order_hash}). "

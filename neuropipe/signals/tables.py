@@ -11,17 +11,21 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.errors import AtlasError
-from neuropipe.signals.catalogue import CATALOGUE, ENTRIES, Entry
+from neuropipe.signals import orders
+from neuropipe.signals.catalogue import CATALOGUE, Entry
 from neuropipe.signals.regions import Regions
 
 # 7Networks_LH_Default_pCunPCC_9: hemisphere and network stand in the name.
-SCHAEFER_NAME = re.compile(r"^(?:7|17)Networks_(?P<hemisphere>[LR])H_(?P<network>[A-Za-z]+)_")
+SCHAEFER_NAME = re.compile(r"^(?:7|17)[Nn]etworks_(?P<hemisphere>[LR])H_(?P<network>[A-Za-z]+)_")
+LIMBIC = re.compile(r"^17[Nn]etworks_[LR]H_(Limbic_(?:OFC|TempPole))_")
 # Column names under which the numbers, names and networks of regions are published (DiFuMo, BIDS, LUTs), in lower case.
 ALIASES = {
     "index": ("component", "roi", "number"),
     "name": ("difumo_names", "label_name", "region"),
     "network": ("yeo_networks7", "network_label", "yeo7_network"),
 }
+# What tables call the label 0, which is no region.
+BACKGROUND = ("", "background", "unknown", "unlabeled", "unlabelled", "unassigned", "clear label", "???", "outside")
 NOWHERE = ("no network found", "none", "n/a")  # what tables write where a region belongs to no network
 SIDE = re.compile(r"(?:^|[-_ ])(?P<hemisphere>[LRlr])[Hh]?$|^(?P<first>Left|Right)\b")
 
@@ -39,14 +43,21 @@ def of_entry(entry: Entry, path: Path | None) -> pd.DataFrame:
         table = pd.DataFrame({"index": range(1, len(names) + 1), "name": names})
     elif path.suffix == ".tsv":
         table = _read_tsv(path)
+    elif path.suffix == ".csv":  # Craddock's: numbers in the first column, then the regions of other atlases there
+        first = pd.read_csv(path, usecols=[0], index_col=False, dtype=str, on_bad_lines="skip").iloc[:, 0]
+        numbers = pd.to_numeric(first).astype(int)
+        table = pd.DataFrame({"index": numbers, "name": [f"{entry.base}-{n:03d}" for n in numbers]})
     else:  # one name per line, in order of the labels
         names = path.read_text(encoding="utf-8-sig").split("\n")
         names = [name.strip() for name in names if name.strip()]
         table = pd.DataFrame({"index": range(1, len(names) + 1), "name": names})
     table = _without_background(table, entry.kind)
+    if entry.sides_apart:
+        names = [f"{side} {name}" for name in table["name"] for side in ("Left", "Right")]
+        table = pd.DataFrame({"index": range(1, len(names) + 1), "name": names})
     if len(table) != entry.n_regions:
         raise AtlasError(f"{path}: expected {entry.n_regions} regions of {entry.id}, found {len(table)}.")
-    return _complete(table.assign(atlas=entry.id))
+    return _complete(_in_declared_order(table.assign(atlas=entry.id), path))
 
 
 def of_file(name: str, path: Path, kind: str = "labels") -> pd.DataFrame:
@@ -77,7 +88,7 @@ def of_file(name: str, path: Path, kind: str = "labels") -> pd.DataFrame:
         table = table.assign(atlas=_catalogue_ids(table))
         if "label" not in table:
             table = table.assign(label=table.groupby("atlas", sort=False).cumcount() + 1)
-    return _complete(table)
+    return _complete(_in_declared_order(table, path))
 
 
 def of_labels(name: str, names: Mapping[int, str]) -> pd.DataFrame:
@@ -114,18 +125,44 @@ def _without_background(table: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Drop the background, which BIDS tables may list as 0; the first map may have that number too."""
     background = table["index"] <= 0
     if kind == "maps":
-        background &= table["name"].str.lower().isin(["background", "unknown"])
+        background &= _is_background(table["name"])
     return table[~background]
 
 
+def _is_background(names: pd.Series) -> pd.Series:
+    return names.fillna("").str.strip().str.lower().isin(BACKGROUND)
+
+
+def name_of_zero(path: Path) -> str | None:
+    """Return the name that a table gives to the label 0, where that is not a name of the background."""
+    if path.suffix != ".tsv":
+        return None
+    table = _read_tsv(path)
+    names = table.loc[(table["index"] == 0) & ~_is_background(table["name"]), "name"]
+    return names.iloc[0] if len(names) else None
+
+
 def _catalogue_ids(table: pd.DataFrame) -> pd.Series:
-    """Return the column ``atlas`` with the catalogue's ids where size and naming fit an entry."""
+    """Return the column ``atlas`` with the catalogue's ids where size, order and naming fit an entry."""
     ids = {}
     for name, rows in table.groupby("atlas", sort=False):
-        seventeen = rows["name"].iloc[0].startswith("17Networks")  # the same regions in another order
-        fitting = [e.id for e in ENTRIES if name in (e.id, *e.aliases) and len(rows) == e.n_regions]
-        ids[name] = fitting[0] if fitting and not seventeen else name
+        order = orders.of_names(rows["name"].fillna(""))
+        named = [e for e in CATALOGUE.values() if name in e.aliases and len(rows) == e.n_regions]
+        fitting = [e.id for e in named if order in (None, orders.of_id(e.id))]
+        ids[name] = fitting[0] if fitting else name
     return table["atlas"].map(ids)
+
+
+def _in_declared_order(table: pd.DataFrame, path: Path | None) -> pd.DataFrame:
+    """Return the table; refuse one whose names tell another order of networks than the id of its atlas."""
+    for atlas, rows in table.groupby("atlas", sort=False):
+        declared, found = orders.of_id(str(atlas)), orders.of_names(rows["name"].fillna(""))
+        if declared and found and declared != found:
+            raise AtlasError(
+                f"{path}: {atlas} stands for Schaefer's regions in the {declared}, but the names are those of the "
+                f"{found} ({rows['name'].iloc[0]}): the same regions at other places. Correct the id, or the table."
+            )
+    return table
 
 
 def _complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -134,8 +171,9 @@ def _complete(table: pd.DataFrame) -> pd.DataFrame:
     schaefer = names.str.extract(SCHAEFER_NAME)
     side = names.str.extract(SIDE)
     only_networks = {name: entry.network for name, entry in CATALOGUE.items() if entry.network}
+    limbic = names.str.extract(LIMBIC)[0]  # two of the 17 networks share a first word
     guessed = {
-        "network": schaefer["network"].fillna(table["atlas"].map(only_networks)),
+        "network": limbic.fillna(schaefer["network"]).fillna(table["atlas"].map(only_networks)),
         "hemisphere": schaefer["hemisphere"].fillna(side["hemisphere"].str.upper()).fillna(side["first"].str[0]),
     }
     columns = {

@@ -78,7 +78,7 @@ def _find(study: configuration.StudyConfig, name: str, path: Path, people: pd.Da
     dataset = study.datasets[name]
     if dataset.ready_made:
         return doors.find(dataset, name, path, people)
-    space = common_space(study.atlases)
+    space = common_space(study.atlases, study.warp)
     return fmriprep.find(path, name, dataset.select, space, set(people["participant_id"]), dataset.n_chunks)
 
 

@@ -24,6 +24,7 @@ from neuropipe.signals.grids import Merged
 from neuropipe.signals.keep import keep_run
 from neuropipe.signals.regions import Regions
 from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
+from neuropipe.signals.warp import Warp
 from neuropipe.signals.weights import Weights, on_run
 
 GRIDS_KEPT = 4  # a few MB each; runs whose affines differ in the last digits must not fill the memory
@@ -49,6 +50,8 @@ class Job:
         Everything that decides what a product looks like; its hash is part of every fingerprint.
     grids : dict
         Weights on the last grids seen.
+    warp : Warp
+        Brings atlases of another space to that of the images, where the configuration asks for it.
     """
 
     dataset: str
@@ -58,6 +61,7 @@ class Job:
     regions: Regions
     settings: dict[str, Any]
     grids: dict[tuple, Weights | Merged] = field(default_factory=dict)
+    warp: Warp = field(default_factory=Warp)
 
     @classmethod
     def load(cls, path: str, dataset: str) -> Job:
@@ -69,7 +73,7 @@ class Job:
         if section.ready_made:
             atlases, regions = [], doors.regions(section)
         else:
-            atlas_files.common_space(config.atlases)
+            atlas_files.common_space(config.atlases, config.warp)
             atlases = [atlas_files.load(spec) for spec in config.atlases]
             regions = atlas_files.regions(atlases)
         settings = {
@@ -86,10 +90,11 @@ class Job:
         root = data_root(Path(configuration.expand(section.path)))
         return cls(dataset, root, config, atlases, regions, settings)
 
-    def weights_on(self, image: Path) -> Weights:
-        """Return the atlases on the grid of an image; runs of one study share a few grids."""
+    def weights_on(self, image: Path, space: str) -> Weights:
+        """Return the atlases on the grid of an image of `space`; runs of one study share a few grids."""
         shape, affine = grid_of(image)
-        return self._kept((shape[:3], affine.tobytes()), lambda: on_run(self.atlases, shape, affine))
+        key = (space, shape[:3], affine.tobytes())
+        return self._kept(key, lambda: on_run(self.warp.onto(self.atlases, space, shape, affine), shape, affine))
 
     def labels_on(self, series: surface.Series) -> Merged:
         """Return the atlases on the columns of a surface series."""
@@ -112,13 +117,15 @@ class Job:
             series = surface.open_series(images)
             labels = self.labels_on(series)
             return surface.extract(series, labels), labels.n_overlapping
-        weights, settings = self.weights_on(images[0]), self.config.clean
+        weights, settings = self.weights_on(images[0], row["space"]), self.config.clean
         averaging = {"smoothing_fwhm_mm": settings.smoothing_fwhm_mm, "maps": settings.maps}
         return extract(images[0], self.root / row["mask"], weights, **averaging), weights.n_overlapping
 
     def fingerprint(self, row: dict[str, str]) -> str:
         """Return the hash over a run's inputs, the settings and the stage's version."""
         own = [row[column] for column in ("run_id", "space", "t_r", "start_time_s", "n_volumes", "fingerprint")]
+        if self.config.warp and self.atlases:
+            own.append(provenance.hash_json(self.warp.used(self.atlases, row["space"])))
         return provenance.hash_json([own, self.settings, provenance.STAGE_VERSIONS["parcellate"]])
 
 
@@ -151,12 +158,13 @@ def process(job: Job, row: dict[str, str]) -> CleanRun:
 
 def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     config, t_r, n_volumes = job.config, float(row["t_r"]), int(row["n_volumes"])
-    space = atlas_files.common_space(config.atlases)
-    if row["space"] != space:
+    space = atlas_files.common_space(config.atlases, config.warp)
+    if not config.warp and row["space"] != space:
+        what_to_do = atlas_files.advice([atlas.id for atlas in job.atlases], row["space"])
         raise RunExcluded(
             "wrong space",
-            f"expected images in {space}, the space of the atlases, found {row['space']}; name atlases "
-            "of that space, or correct select and index again",
+            f"expected images in {space}, the space of the atlases, found {row['space']}; {what_to_do}; "
+            "or correct select and index again",
         )
     path = job.root / row["confounds"]
     table = confound_tables.read_table(path, n_volumes)
@@ -172,6 +180,8 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     result.facts["VoxelsOfSeveralAtlases"] = n_overlapping
     if row["start_time_s"] != "n/a":  # of the first sample, which may not be the first volume
         result.facts["StartTime"] = float(row["start_time_s"]) + confounds.n_leading * t_r
+    if config.warp:
+        result.facts["WarpedAtlases"] = job.warp.used(job.atlases, row["space"])
     return result
 
 

@@ -234,3 +234,23 @@ def test_another_region_order_is_refused(order: str) -> None:
         other = table.iloc[np.r_[400:450, 0:400, 450:457]].assign(index=range(457))
     with pytest.raises(CheckpointError, match="7-network order"):
         published.published("semantoks", {}, Regions(other))
+
+
+def test_the_order_that_was_found_is_named() -> None:
+    """Told by the atlas's id, or by the names of the regions."""
+    released = layout.released_regions().table
+    cortex = released["atlas"] == "schaefer400-7n"
+    by_id = released.assign(network=[f"net-{i % 17}" for i in range(457)]).replace("schaefer400-7n", "schaefer400-17n")
+    by_name = by_id.assign(atlas=released["atlas"], name=released["name"].mask(cortex, "17Networks_LH_VisCent_ExStr_1"))
+    for other in (by_id, by_name):
+        with pytest.raises(
+            CheckpointError, match=r"need Schaefer's .* 7-network order .*found .* in the 17-network order"
+        ):
+            layout.check_order(Regions(other), Config.published())
+
+
+def test_builds_of_another_space_have_the_released_names() -> None:
+    """The regions are the same in the same order, wherever the template lies."""
+    released = layout.released_regions()
+    other = released.table.assign(atlas=released.table["atlas"].replace({"tian-s3": "tian-s3-2009c"}))
+    assert layout.slots(Regions(other)) == layout.slots(released) != released.atlases

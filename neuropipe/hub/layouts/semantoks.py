@@ -16,6 +16,7 @@ from neuropipe.hub.published import Entry, fill
 from neuropipe.models.layers import StructuredConv
 from neuropipe.models.semantoks import Config, Encoder, Model, Side, Tokenizer, networks_of
 from neuropipe.shards.hdf5 import SLOTS
+from neuropipe.signals.catalogue import base_id
 from neuropipe.signals.regions import Regions
 
 SECTION = "model_state_dict"
@@ -69,7 +70,7 @@ def read(weights: Mapping[str, Tensor], regions: Regions | None, config: Config 
 
 def slots(regions: Regions) -> list[str]:
     """Return the names that the release gives to the atlases of `regions`."""
-    return [SLOTS.get(atlas, atlas) for atlas in regions.atlases]
+    return [SLOTS.get(base_id(atlas), atlas) for atlas in regions.atlases]
 
 
 def released_regions() -> Regions:
@@ -90,10 +91,14 @@ def check_order(regions: Regions, config: Config) -> None:
     if not same or (regions.table["label"].to_numpy() != released.table["label"].to_numpy()).any():
         raise CheckpointError(
             "The released weights need Schaefer's 400 parcels in the 7-network order (labels 1-400), then Tian's 50 "
-            f"and Buckner's 7; found {'+'.join(regions.atlases)} with networks of "
+            f"and Buckner's 7; found {_described(regions)} with networks of "
             f"{np.bincount(networks_of(regions, config)).tolist()} regions. "
             "Parcellate with atlases: [schaefer400-7n, tian-s3, buckner7]."
         )
+
+
+def _described(regions: Regions) -> str:
+    return "+".join(regions.atlases) + (f" in the {regions.order}" if regions.order else "")
 
 
 def load(model: Model, weights: Mapping[str, Tensor], atlases: Sequence[str]) -> None:
