@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuropipe.bids.tree import Tree, check_fetched
+from neuropipe.bids.tree import Tree, check_fetched, functional_folders
 from neuropipe.errors import RunExcluded
 
 
@@ -42,3 +42,12 @@ def test_content_that_is_not_there(tmp_path: Path, make, reason: str) -> None:
     with pytest.raises(RunExcluded, match=r"x\.nii\.gz") as error:
         check_fetched(tmp_path / "x.nii.gz")
     assert error.value.reason == reason
+
+
+def test_the_functional_folders_of_each_subject(tmp_path: Path) -> None:
+    for folder in ("sub-1/func", "sub-1/ses-a/func", "sub-1/ses-b/anat", "sub-2/anat", "figures/func"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "sub-1.html").touch()
+    (tmp_path / "sub-1" / "func" / "x.tsv").touch()
+    found = {subject: [(f.path, f.names) for f in folders] for subject, folders in functional_folders(tmp_path)}
+    assert found == {"sub-1": [("sub-1/func", ("x.tsv",)), ("sub-1/ses-a/func", ())], "sub-2": []}
