@@ -20,7 +20,6 @@ from scipy.fft import dct, idct
 
 from neuropipe.config import Clean
 from neuropipe.errors import RunExcluded
-from neuropipe.signals import butterworth
 from neuropipe.signals.band import Freedom, noise_spaces, pass_band, resample
 
 # Share of a region's energy below which its residual is rounding, not signal.
@@ -205,6 +204,8 @@ def _sections(settings: Clean, t_r: float, target: float) -> np.ndarray | None:
     """
     if settings.filter != "butterworth":
         return None
+    from neuropipe.signals import butterworth  # scipy.signal takes half a second that the projection need not spend
+
     low_pass = settings.low_pass
     if target > t_r * (1 + 1e-9):
         low_pass = min(low_pass or np.inf, 0.5 / target)
@@ -215,6 +216,8 @@ def _filtered(
     values: np.ndarray, regressors: np.ndarray, censored: np.ndarray, sos: np.ndarray, *, linear_trend: bool
 ) -> _Fit:
     """Filter and regress in nilearn's sequence of steps."""
+    from neuropipe.signals import butterworth
+
     residual, filtered, mean = butterworth.filter_and_regress(
         values, regressors, censored, sos, linear_trend=linear_trend
     )
