@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from neuropipe import config
 from neuropipe.config import LABELMAPS, Events
@@ -121,3 +122,10 @@ def test_a_map_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text("labels: hcp7\n")
     with pytest.raises(ConfigError, match=r"own\.yaml names another label map"):
         parse({"labels": str(tmp_path / "own.yaml")})
+
+
+def test_the_example_of_the_docs_is_valid() -> None:
+    text = (ROOT / "docs" / "events.md").read_text()
+    example = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    dataset = config.Dataset.model_validate(example["datasets"]["motor"])
+    assert ids(dataset.events) == {"hand": 0, "foot": 1, "rest": 2}
