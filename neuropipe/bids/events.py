@@ -155,14 +155,15 @@ def read(path: Path, columns: Sequence[str], *, needs_duration: bool = True) -> 
             f"{path.name}: expected the columns {', '.join(needed)} (tab separated), found {', '.join(table.columns)}; "
             f"mend {', '.join(missing)}, or name the column of conditions in events.column of the dataset",
         )
-    said = table[list(columns)].apply(lambda row: "_".join(cell for cell in row if cell not in EMPTY), axis=1)
+    cells = zip(*(table[name] for name in columns), strict=True)
+    said = ["_".join(cell for cell in row if cell not in EMPTY) for row in cells]
     duration = _seconds(table["duration"], path.name) if "duration" in table else np.full(len(table), np.nan)
     events = pd.DataFrame(
         {
             "line": np.arange(len(table)) + 2,
             "onset_s": _seconds(table["onset"], path.name),
             "duration_s": duration,
-            "condition": said.to_numpy(str) if len(table) else np.array([], dtype=str),
+            "condition": np.array(said, dtype=object),
         }
     )
     return events.sort_values("onset_s", kind="stable", ignore_index=True)

@@ -84,6 +84,10 @@ def run(*, config: str, dataset: str, events: Path, receipts: Sequence[Path], ou
         product = {"path": os.path.relpath(output, study.root), "sha256": sha256(output)}
         receipt = {"stage": "clips", "dataset": dataset, "products": [product], "excluded": found.excluded}
         write_json(study.clips_receipt(dataset), receipt)
+    if lacking := [label for label, n in about["Labels"].items() if not n]:
+        log.warning(
+            "clips %s: no clip of %s; compare labels with the conditions of events.tsv", dataset, ", ".join(lacking)
+        )
     extent = len(table), table["label"].nunique(), table["sample"].nunique()
     log.info("clips %s: %d clips of %d labels in %d recordings", dataset, *extent)
 

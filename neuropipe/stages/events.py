@@ -103,7 +103,8 @@ def _row(
         if isinstance(found, RunExcluded):
             raise found
         if found is not None:
-            row["events"] = os.path.relpath(folder / found, root.absolute()).replace(os.sep, "/")
+            # Whoever follows the path starts at the true folder, even if a link led to it.
+            row["events"] = os.path.relpath(folder.resolve() / found, root.resolve()).replace(os.sep, "/")
             row["fingerprint"] = _fingerprint(folder / found)
     except RunExcluded as reason:
         row |= {"reason": reason.reason, "detail": " ".join(reason.detail.split())}

@@ -197,7 +197,9 @@ def test_runs_whose_events_are_missing_ambiguous_damaged_or_not_fetched(study: T
         again(study)
 
 
-def test_resting_runs_and_unknown_conditions_of_the_hcp_preset(study: TinyStudy) -> None:
+def test_resting_runs_and_unknown_conditions_of_the_hcp_preset(
+    study: TinyStudy, caplog: pytest.LogCaptureFixture
+) -> None:
     study.add("01", task="MOTOR", n_volumes=80)
     study.add("01", task="REST1", n_volumes=80)
     rows = [(10, 12, "lh"), (30, 12, "t"), (50, 3, "cue"), (60, 12, "tail")]
@@ -207,6 +209,7 @@ def test_resting_runs_and_unknown_conditions_of_the_hcp_preset(study: TinyStudy)
     assert motor[["label", "label_id"]].to_numpy().tolist() == [["lh", 7], ["t", 10]]
     assert set(rest["label_id"]) == {19} and rest["duration_s"].between(10, 29).all()
     assert left_out(study) == [("sub-01_task-MOTOR", "unknown condition")]
+    assert "no clip of fear, neut, loss" in caplog.text, "a label without a clip is said"
     pd.testing.assert_frame_equal(again(study), found)
 
 
@@ -250,6 +253,16 @@ def test_an_index_without_a_change_touches_nothing(study: TinyStudy) -> None:
     assert (table.stat().st_mtime_ns, table.with_suffix(".json").stat().st_mtime_ns) == times
     row = read_tsv(table).iloc[0]
     assert row["events"] == "task-loc_events.tsv" and row["reason"] == "n/a"
+
+
+def test_a_link_to_the_derivatives_does_not_lead_astray(study: TinyStudy) -> None:
+    study.add("01", task="loc", n_volumes=80)
+    write_events(study.root / "raw" / "task-loc_events.tsv")
+    deep = study.root / "disk" / "deep" / "fmriprep"
+    deep.parent.mkdir(parents=True)
+    study.data.rename(deep)
+    study.data.symlink_to(deep)
+    assert len(made(study, {"path": str(study.root / "raw")})) == 4
 
 
 def test_mistakes_are_told_in_one_line(study: TinyStudy) -> None:
