@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.bids import entities
-from neuropipe.bids.participants import EMPTY, data_folders
+from neuropipe.bids.participants import EMPTY, data_folders, is_raw_root
 from neuropipe.errors import RunExcluded
 
 EVENT_COLUMNS = ["run_id", "events", "start_time_s", "fingerprint", "reason", "detail"]
@@ -75,8 +75,14 @@ class EventFiles:
                     names = sorted(entry.name for entry in entries if entry.name.endswith("events.tsv"))
             except (FileNotFoundError, NotADirectoryError, PermissionError):
                 names = []
-            self._names[folder] = [name for name in names if name == "events.tsv" or name.endswith("_events.tsv")]
+            self._names[folder] = [name for name in names if _is_bids(name)]
         return self._names[folder]
+
+
+def _is_bids(name: str) -> bool:
+    """Return whether a file's name is made of entities; another ``x_events.tsv`` would apply to every run."""
+    *parts, suffix = name.split("_")
+    return suffix == "events.tsv" and bool(parts) and all("-" in part for part in parts)
 
 
 def run_entities(row: Mapping[str, str]) -> dict[str, str]:
@@ -120,8 +126,15 @@ def _try(files: EventFiles, row: Mapping[str, str]) -> str | RunExcluded | None:
 
 
 def likely_roots(root: Path) -> list[Path]:
-    """Return where the events of a derivatives folder may lie: there, or above it up to the BIDS root."""
-    return data_folders(root)
+    """Return where the events of a dataset may lie: in its folder, or above it up to the BIDS root.
+
+    The BIDS root is a folder that describes itself as raw, or else the one that holds ``derivatives``.
+    """
+    folders = data_folders(root)
+    if not is_raw_root(folders[-1]):
+        below = [i for i, folder in enumerate(folders[:-1]) if folder.name == "derivatives"]
+        folders = folders[: below[0] + 2] if below else folders[:1]
+    return folders
 
 
 def read(path: Path, columns: Sequence[str], *, needs_duration: bool = True) -> pd.DataFrame:

@@ -39,12 +39,13 @@ def data_folders(root: Path) -> list[Path]:
     folders = [root.absolute()]
     for folder in root.absolute().parents[:MAX_LEVELS]:
         folders.append(folder)
-        if _is_raw_root(folder):
+        if is_raw_root(folder):
             break
     return folders
 
 
-def _is_raw_root(folder: Path) -> bool:
+def is_raw_root(folder: Path) -> bool:
+    """Return whether a folder describes itself as a raw BIDS dataset."""
     description = folder / "dataset_description.json"
     if not description.is_file():
         return False

@@ -111,6 +111,21 @@ def test_events_are_looked_for_beside_the_data_and_above_up_to_the_raw_dataset(r
     assert events.find(roots, [row("sub-01_task-a_run-2")])[0] == derivatives
 
 
+def test_without_a_described_root_the_folder_that_holds_derivatives_is_the_last(tmp_path: Path) -> None:
+    for path in ("study/derivatives/fmriprep/v1", "elsewhere/out"):
+        (tmp_path / path).mkdir(parents=True)
+    study = tmp_path / "study"
+    v1 = study / "derivatives" / "fmriprep" / "v1"
+    assert events.likely_roots(v1) == [v1, v1.parent, v1.parent.parent, study]
+    assert events.likely_roots(study / "derivatives") == [study / "derivatives", study]
+    assert events.likely_roots(tmp_path / "elsewhere" / "out") == [tmp_path / "elsewhere" / "out"]
+
+
+def test_files_whose_names_are_not_made_of_entities_apply_to_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "events.tsv", "x_events.tsv", "old_task-a_events.tsv", "task-a_myevents.tsv")
+    assert events.EventFiles(tmp_path).of(row("sub-01_task-a")) is None
+
+
 def test_a_series_without_entities_uses_the_columns_of_its_row(tmp_path: Path) -> None:
     write(tmp_path, "task-a_events.tsv", "sub-07/func/sub-07_task-b_events.tsv")
     named = {"run_id": "Site_0051", "subject": "07", "session": "n/a", "task": "b", "run": "n/a"}
