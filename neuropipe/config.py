@@ -114,7 +114,7 @@ class Events(Section):
     """Clips with a larger share of censored samples are left out; null switches the rule off."""
     start_time_s: float | None = None
     """Time of the image's first volume on the clock of the onsets in s, e.g. where volumes were cut off before
-    fMRIPrep; null: ``StartTime`` of the image's sidecar, or 0."""
+    fMRIPrep; null: ``StartTime`` of the image's sidecar, or 0 where it is not known."""
 
     @model_validator(mode="before")
     @classmethod

@@ -77,7 +77,7 @@ class Study:
         return self.root / "index" / dataset / "excluded.tsv"
 
     def events(self, dataset: str) -> Path:
-        """The events.tsv of each run, and when its first volume was acquired."""
+        """The events.tsv of each run."""
         return self.root / "index" / dataset / "events.tsv"
 
     def derivatives(self, dataset: str) -> Path:

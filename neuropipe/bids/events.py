@@ -14,7 +14,7 @@ from neuropipe.bids import entities
 from neuropipe.bids.participants import EMPTY, data_folders, is_raw_root
 from neuropipe.errors import RunExcluded
 
-EVENT_COLUMNS = ["run_id", "events", "start_time_s", "fingerprint", "reason", "detail"]
+EVENT_COLUMNS = ["run_id", "events", "fingerprint", "reason", "detail"]
 # What a manifest's row says of a run beside its id.
 ROW_ENTITIES = ("subject", "session", "task", "run")
 

@@ -39,11 +39,6 @@ class Clock:
     t_r: float
     n_samples: int
 
-    @classmethod
-    def of(cls, start_time_s: float, source_t_r: float, n_volumes_removed: int, t_r: float, n_samples: int) -> Clock:
-        """Return the clock of a series whose first volumes were removed, and which was then resampled to `t_r`."""
-        return cls(start_time_s + n_volumes_removed * source_t_r, t_r, n_samples)
-
     @property
     def end_s(self) -> float:
         """Time at which a sample after the last one would be acquired."""

@@ -139,11 +139,17 @@ def _windows(
     if row is None:
         raise RunExcluded("changed since index", f"{recording['run_id']} is not in the table of events; index again")
     table = NO_EVENTS if is_rest(task, rules) else _read(row, root, rules)
-    start_time_s = float(row["start_time_s"]) if rules.start_time_s is None else rules.start_time_s
-    removed = (about["Source"]["RepetitionTime"], about["NonSteadyStateVolumesRemoved"])
-    clock = Clock.of(start_time_s, *removed, recording["t_r"], recording["n_timepoints"])
+    clock = Clock(_first_sample_s(about, rules), recording["t_r"], recording["n_timepoints"])
     rng = np.random.default_rng([seed, zlib.crc32(recording["key"].encode())])
     return label_windows(table, clock, np.asarray(recording["censored"], dtype=np.int64), rules, task, rng)
+
+
+def _first_sample_s(about: Mapping[str, Any], rules: Events) -> float:
+    """Return when the first sample of a clean series was acquired, on the clock of the onsets, in s."""
+    removed_s = about["NonSteadyStateVolumesRemoved"] * about["Source"]["RepetitionTime"]
+    if rules.start_time_s is not None:
+        return rules.start_time_s + removed_s
+    return about.get("StartTime", removed_s)  # where it is not known, of the first volume as 0
 
 
 def _read(row: Mapping[str, str], root: Path, rules: Events) -> pd.DataFrame:

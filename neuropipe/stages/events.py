@@ -1,4 +1,4 @@
-"""Find the events.tsv of each run of a dataset, and when its first volume was acquired."""
+"""Find the events.tsv of each run of a dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuropipe import config as configuration
 from neuropipe.bids import events as event_files
 from neuropipe.bids.index import read_tsv, to_tsv
 from neuropipe.bids.series import data_root
-from neuropipe.bids.sidecars import Sidecars
+from neuropipe.bids.tree import check_fetched
 from neuropipe.errors import ConfigError, InputError, RunExcluded
 from neuropipe.locks import lock
 from neuropipe.paths import write_if_changed
@@ -57,8 +57,8 @@ def events_section(study: configuration.StudyConfig, dataset: str, source: str) 
 def index_events(study: configuration.StudyConfig, name: str, manifest: Path, output: Path) -> None:
     """Write the table of events files where it changed.
 
-    Its columns: run_id, events (path from the dataset's folder), start_time_s (``StartTime`` of the
-    image's sidecars), fingerprint, and reason and detail where a run's events cannot be used.
+    Its columns: run_id, events (path from the dataset's folder), fingerprint, and reason and detail
+    where a run's events cannot be used.
 
     Raises
     ------
@@ -75,8 +75,7 @@ def index_events(study: configuration.StudyConfig, name: str, manifest: Path, ou
         if not roots[0].is_dir():
             raise InputError(f"No folder {roots[0]}; expected events.tsv files. Correct datasets.{name}.events.path.")
     folder, found = event_files.find(roots, rows)
-    sidecars = Sidecars(root)
-    table = [_row(row, found[row["run_id"]], folder, root, sidecars) for row in rows]
+    table = [_row(row, found[row["run_id"]], folder, root) for row in rows]
     with lock(output.with_name(".lock-events")):
         text = to_tsv(table, event_files.EVENT_COLUMNS)
         changed = write_if_changed(output, text)
@@ -94,35 +93,17 @@ def _row(
     found: str | RunExcluded | None,
     folder: Path,
     root: Path,
-    sidecars: Sidecars,
 ) -> dict[str, str]:
     """Return the table's row of a run."""
-    row = {"run_id": run["run_id"], "events": "", "start_time_s": "0.0"}
+    row = {"run_id": run["run_id"], "events": ""}
     try:
-        row["start_time_s"] = _start_time(run, sidecars)
         if isinstance(found, RunExcluded):
             raise found
         if found is not None:
             # Whoever follows the path starts at the true folder, even if a link led to it.
             row["events"] = os.path.relpath(folder.resolve() / found, root.resolve()).replace(os.sep, "/")
-            row["fingerprint"] = _fingerprint(folder / found)
+            check_fetched(folder / found)
+            row["fingerprint"] = fingerprint(folder / found)
     except RunExcluded as reason:
         row |= {"reason": reason.reason, "detail": " ".join(reason.detail.split())}
     return row
-
-
-def _start_time(run: Mapping[str, str], sidecars: Sidecars) -> str:
-    """Return ``StartTime`` of the image's sidecars in s, 0 where there is none; series of a bank have no sidecar."""
-    if run.get("offset", "n/a") != "n/a":
-        return "0.0"
-    said = sidecars.of(run["image"]).get("StartTime", 0.0)
-    if not isinstance(said, int | float) or isinstance(said, bool):
-        raise RunExcluded("damaged sidecar", f"{run['image']}: expected StartTime as a number of s, found {said!r}")
-    return repr(float(said))
-
-
-def _fingerprint(path: Path) -> str:
-    try:
-        return fingerprint(path)
-    except FileNotFoundError as error:
-        raise RunExcluded("not fetched", f"{path.name} is a link without content; fetch it (datalad get)") from error
