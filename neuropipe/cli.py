@@ -17,6 +17,8 @@ COMMANDS = {
     "shard": ("neuropipe.stages.shard", "pack one chunk's series into tars"),
     "collect": ("neuropipe.stages.collect", "join the chunks of a dataset into one manifest and its quality tables"),
     "hdf5": ("neuropipe.stages.hdf5", "write a dataset in the HDF5 layout of Brain-Semantoks"),
+    "events": ("neuropipe.stages.events", "find the events.tsv of each run of a dataset"),
+    "clips": ("neuropipe.stages.clips", "label windows of the recordings by their events"),
     "split": ("neuropipe.stages.split", "freeze who is on which side, and audit it"),
     "pretrain": ("neuropipe.stages.pretrain", "train one recipe and seed on every fold that judges it"),
     "embed": ("neuropipe.stages.embed", "embed every person with the trained and the random network"),

@@ -76,6 +76,10 @@ class Study:
         """Runs that the index could not use, with the reason."""
         return self.root / "index" / dataset / "excluded.tsv"
 
+    def events(self, dataset: str) -> Path:
+        """The events.tsv of each run."""
+        return self.root / "index" / dataset / "events.tsv"
+
     def derivatives(self, dataset: str) -> Path:
         """Clean regional series with BIDS-derivative names."""
         return self.root / "derivatives" / dataset
@@ -87,6 +91,14 @@ class Study:
     def shards(self, dataset: str) -> Path:
         """Tars, ``manifest.parquet``, ``regions.tsv`` and ``dataset.h5`` of a dataset."""
         return self.root / "shards" / dataset
+
+    def clips(self, dataset: str) -> Path:
+        """Labelled windows of the recordings in the shards."""
+        return self.root / "shards" / dataset / "clips.parquet"
+
+    def clips_receipt(self, dataset: str) -> Path:
+        """What became of the events that are no clips."""
+        return self.root / "receipts" / dataset / "clips.json"
 
     def qc(self, dataset: str) -> Path:
         """Quality tables of a dataset (``runs.parquet``, ``regions.parquet``)."""

@@ -25,6 +25,8 @@ STAGE_VERSIONS = {
     "shard": 1,
     "collect": 1,
     "hdf5": 1,
+    "events": 1,
+    "clips": 1,
     "split": 2,
     "pretrain": 1,
     "embed": 1,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from neuropipe import config as configuration
@@ -74,7 +74,13 @@ class Graph:
     def shard_products(self, dataset: str) -> list[str]:
         """Return what `snakemake shards_<dataset>` makes."""
         files = [f"{self.study.shards(dataset)}/manifest.parquet"]
-        return files + [f"{self.study.shards(dataset)}/dataset.h5"] * self.config.shards.hdf5
+        files += [f"{self.study.shards(dataset)}/dataset.h5"] * self.config.shards.hdf5
+        return files + [str(self.study.clips(name)) for name in self.with_events([dataset])]
+
+    def with_events(self, datasets: Iterable[str] | None = None) -> list[str]:
+        """Return those of some datasets (default: all) whose recordings are cut into labelled clips."""
+        names = self.config.datasets if datasets is None else datasets
+        return [name for name in names if self.config.datasets[name].events is not None]
 
     def manifests(self, datasets: Sequence[str]) -> list[str]:
         """Return the manifests of several datasets."""

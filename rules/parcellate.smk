@@ -12,9 +12,10 @@ rule parcellate:
         f"{graph.root}/benchmarks/parcellate_{{dataset}}_{{chunk}}.tsv"
     conda:
         "../envs/neuropipe.yaml"
+    # Chunks run side by side. Where there are more cores than chunks: --set-threads parcellate=4, so many runs at a time.
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wc, threads: 1500 + 500 * threads,
         runtime=240,
     params:
         version=lambda wc: graph.params(

@@ -8,6 +8,7 @@ rule report:
         quality=expand(
             f"{graph.root}/qc/{{dataset}}/runs.parquet", dataset=graph.config.datasets
         ),
+        clips=[str(graph.study.clips_receipt(name)) for name in graph.with_events()],
     output:
         html=f"{graph.root}/report/index.html",
         excluded=f"{graph.root}/excluded.tsv",

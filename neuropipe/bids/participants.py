@@ -24,20 +24,28 @@ def find(root: Path) -> Path:
     InputError
         There is none; the message lists where it was looked for.
     """
-    looked = []
-    for folder in [root.absolute(), *root.absolute().parents[:MAX_LEVELS]]:
-        looked.append(folder / "participants.tsv")
-        if looked[-1].is_file() or looked[-1].is_symlink():  # a link without content is an error of its own
-            return looked[-1]
-        if folder != root.absolute() and _is_raw_root(folder):
-            break
+    looked = [folder / "participants.tsv" for folder in data_folders(root)]
+    for path in looked:
+        if path.is_file() or path.is_symlink():  # a link without content is an error of its own
+            return path
     raise InputError(
         "No participants.tsv found; looked for " + ", ".join(map(str, looked)) + ". "
         "Put one there, or name it in config.yaml as datasets.<name>.participants."
     )
 
 
-def _is_raw_root(folder: Path) -> bool:
+def data_folders(root: Path) -> list[Path]:
+    """Return `root` and the folders above it up to the BIDS root: where tables of the raw data may lie."""
+    folders = [root.absolute()]
+    for folder in root.absolute().parents[:MAX_LEVELS]:
+        folders.append(folder)
+        if is_raw_root(folder):
+            break
+    return folders
+
+
+def is_raw_root(folder: Path) -> bool:
+    """Return whether a folder describes itself as a raw BIDS dataset."""
     description = folder / "dataset_description.json"
     if not description.is_file():
         return False

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
+
+from neuropipe.errors import InputError
+from neuropipe.shards.read import Shards
 
 EPS = 1e-8  # added to the standard deviation, as in Brain-Semantoks
 
@@ -79,3 +85,75 @@ def cut(series: np.ndarray, starts: np.ndarray, n_samples: int) -> tuple[np.ndar
     clips = series[np.minimum(index, len(series) - 1)].astype(np.float32)
     clips[~valid] = 0
     return clips, valid
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledClips:
+    """Labelled clips as arrays, ready for a decoder.
+
+    Attributes
+    ----------
+    series : float32 array (clip, n_samples, region)
+        Zero where `valid_time` or `valid_region` is False.
+    valid_time : bool array (clip, n_samples)
+        False beyond a clip's end and at censored samples.
+    valid_region : bool array (clip, region)
+        False where the recording lacks the region.
+    label : int64 array (clip,)
+        Place in the label map.
+    person : str array (clip,)
+        participant_id.
+    table : DataFrame
+        The rows of ``clips.parquet``, one per clip.
+    """
+
+    series: np.ndarray
+    valid_time: np.ndarray
+    valid_region: np.ndarray
+    label: np.ndarray
+    person: np.ndarray
+    table: pd.DataFrame
+
+
+def labelled_clips(shards: Shards, n_samples: int, people: Collection[str] | None = None) -> LabelledClips:
+    """Cut the labelled clips of a dataset out of its shards, each from its first sample on.
+
+    Parameters
+    ----------
+    shards : Shards
+        With ``clips.parquet`` beside the manifest.
+    n_samples : int
+        Samples of every clip: longer ones are cut at their end, shorter ones padded.
+    people : collection of str, optional
+        participant_id of whom to take; default everyone.
+
+    Raises
+    ------
+    InputError
+        There are no clips of these people, or the clips belong to other shards.
+    """
+    table = shards.clips
+    if people is not None:
+        table = table[table["participant_id"].isin(set(people))].reset_index(drop=True)
+    if table.empty:
+        raise InputError(f"None of the chosen people has a labelled clip in {shards.folder}; choose others.")
+    places = pd.Series(np.arange(len(shards)), index=shards.manifest["key"]).reindex(table["sample"])
+    lengths = shards.manifest["n_timepoints"].reindex(places.to_numpy()).to_numpy()
+    if not (table["first_sample"] + table["n_samples"] <= lengths).all():
+        raise InputError(f"{shards.folder / 'clips.parquet'} was made from other shards; run `neuropipe clips` again.")
+    place = places.to_numpy(np.int64)
+    offset = np.arange(n_samples)
+    series = np.zeros((len(table), n_samples, len(shards.regions)), dtype=np.float32)
+    valid_time = offset < table["n_samples"].to_numpy()[:, None]  # (clip, time)
+    for k, (i, first, n) in enumerate(zip(place, table["first_sample"], table["n_samples"], strict=True)):
+        valid_time[k] &= ~np.isin(first + offset, shards.censored(i))
+        held = shards.series(i)[first : first + min(n, n_samples)]
+        series[k, : len(held)] = held * valid_time[k, : len(held), None]
+    return LabelledClips(
+        series=series,
+        valid_time=valid_time,
+        valid_region=np.stack([shards.valid_regions(i) for i in place]),
+        label=table["label_id"].to_numpy(np.int64),
+        person=table["participant_id"].to_numpy(str),
+        table=table,
+    )

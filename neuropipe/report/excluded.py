@@ -12,7 +12,7 @@ from neuropipe.paths import Study
 from neuropipe.provenance import read_json
 
 COLUMNS = ["stage", "dataset", "participant_id", "run_id", "path", "reason", "detail"]
-STAGES = ["index", "parcellate", "shard", "split", "pretrain", "embed", "probe", "baselines", "evaluate"]
+STAGES = ["index", "parcellate", "shard", "clips", "split", "pretrain", "embed", "probe", "baselines", "evaluate"]
 
 
 def merge(study: Study) -> pd.DataFrame:

@@ -17,6 +17,8 @@ SIDECARS = {
     "parcellate": ["derivatives/*/sub-*/func/*.json", "derivatives/*/sub-*/ses-*/func/*.json"],
     "shard": ["shards/*/chunk-*.json"],
     "collect": ["shards/*/manifest.json"],
+    "events": ["index/*/events.json"],
+    "clips": ["shards/*/clips.json"],
     "split": ["splits/*/*.json"],
     "pretrain": ["models/*/seed-*/**/config.json"],
     "embed": ["embeddings/*/seed-*/**/*.json"],

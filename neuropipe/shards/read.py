@@ -46,6 +46,16 @@ class Shards:
         return Regions.read(self.folder / "regions.tsv")
 
     @cached_property
+    def clips(self) -> pd.DataFrame:
+        """Labelled windows of the recordings, one row per clip, sorted by key."""
+        path = self.folder / "clips.parquet"
+        if not path.is_file():
+            raise InputError(
+                f"No labelled clips at {path}; give the dataset a section events and run `neuropipe clips`."
+            )
+        return manifest.read_parquet(path)
+
+    @cached_property
     def participants(self) -> pd.DataFrame:
         """People and their labels, indexed by participant_id."""
         path = Path(self._participants)

@@ -33,6 +33,24 @@ MANIFEST_COLUMNS = {
     "mean_fd": "float64",  # mm
 }
 
+CLIP_COLUMNS = {
+    "key": "string",  # <key of the sample>_clip-<number in the recording>
+    "sample": "string",  # key of the recording in the manifest
+    "dataset": "string",
+    "participant_id": "string",
+    "session": "string",
+    "task": "string",
+    "run": "string",
+    "condition": "string",  # as events.tsv says
+    "label": "string",
+    "label_id": "int64",  # place of the label in the label map
+    "onset_s": "float64",  # s, of the event, without the delay
+    "duration_s": "float64",  # s, of the event
+    "first_sample": "int64",  # in the recording, delay counted
+    "n_samples": "int64",
+    "censored_share": "float64",
+}
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -17,6 +17,7 @@ from neuropipe.locks import lock
 from neuropipe.paths import write_if_changed
 from neuropipe.provenance import describe, sha256, write_json
 from neuropipe.signals.atlases import common_space
+from neuropipe.stages.events import index_events
 
 log = logging.getLogger("neuropipe")
 
@@ -34,6 +35,8 @@ def run(*, config: str, dataset: str | None, output: str) -> None:
     if dataset is None:
         for name in study.datasets:
             index_dataset(study, name, Path(output) / name)
+            if study.datasets[name].events is not None:
+                index_events(study, name, Path(output) / name / "runs.tsv", Path(output) / name / "events.tsv")
     else:
         if dataset not in study.datasets:
             raise ConfigError(f"{config} has no dataset {dataset!r}; known: {', '.join(study.datasets)}.")

@@ -9,13 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import lru_cache
-from multiprocessing import get_context
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +23,15 @@ from neuropipe.bids.index import exclusion, read_tsv
 from neuropipe.errors import ConfigError, InputError, RunExcluded
 from neuropipe.locks import lock
 from neuropipe.paths import Study, atomic, remove_partial, write_if_changed, write_text
+from neuropipe.signals.extract import VOLUMES_PER_READ, grid_of
 from neuropipe.signals.run import CleanRun
+from neuropipe.stages import pool
 from neuropipe.stages.parcellate_job import Job, attempt, fingerprints_of
 from neuropipe.train.progress import Progress
 
 log = logging.getLogger("neuropipe")
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal")
-ORPHAN_CHECK_S = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", required=True, metavar="PATH", help="chunk-NN.tsv of the index")
     parser.add_argument("--output", required=True, metavar="PATH", help="receipt: the list of products (JSON)")
     parser.add_argument("--derivatives", metavar="DIR", help="default: derivatives/<dataset> beside receipts/")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time at most; fewer where memory is short (default %(default)s)",
+    )
 
 
 def run(*, config: str, dataset: str, manifest: str, output: str, derivatives: str | None, workers: int) -> None:
@@ -75,14 +80,15 @@ def _work(
         else:
             done[row["run_id"]] = finished
     excluded = {}
-    progress = Progress(f"parcellate {job.dataset}", len(rows), len(done))
+    progress = Progress(f"parcellate {job.dataset}", len(rows), len(done), unit="runs", log_every_s=0)
     for row, result in _results(job, todo, workers, config):
         if isinstance(result, RunExcluded):
             where = (job.dataset, row["participant_id"], row["run_id"], row["image"])
             excluded[row["run_id"]] = exclusion("parcellate", *where, result.reason, result.detail)
+            progress.advance(f"{row['run_id']} left out: {result.reason}")
         else:
             done[row["run_id"]] = _write(job, row, result, folder)
-        progress.advance()
+            progress.advance(row["run_id"])
     progress.close()
     order = [row["run_id"] for row in rows]
     return [done[key] for key in order if key in done], [excluded[key] for key in order if key in excluded]
@@ -92,20 +98,25 @@ def _results(
     job: Job, rows: list[dict[str, str]], workers: int, config: str
 ) -> Iterator[tuple[dict[str, str], CleanRun | RunExcluded]]:
     """Yield runs as they are finished; only what excludes a run is caught, so that bugs surface."""
-    if min(workers, len(rows)) <= 1:
+    n_workers = min(workers, len(rows))
+    if n_workers > 1:
+        run_bytes = max(pool.BASE_BYTES, pool.own_peak_bytes()) + _chunk_bytes(job, rows)
+        n_workers = pool.width(n_workers, run_bytes, pool.free_bytes())
+    if n_workers <= 1:
         for row in rows:
             yield row, attempt(job, row)
         return
-    pool = ProcessPoolExecutor(
-        min(workers, len(rows)), mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
-    )
     stamp = provenance.hash_json(job.settings)
-    try:
-        futures = {pool.submit(_attempt_in_worker, config, job.dataset, stamp, row): row for row in rows}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from pool.each(partial(_attempt_in_worker, config, job.dataset, stamp), rows, n_workers)
+
+
+def _chunk_bytes(job: Job, rows: list[dict[str, str]]) -> int:
+    """Return what the volumes of the largest image take that are in memory at a time, as the widest numbers."""
+    n_voxels = 0
+    for row in rows if job.atlases else []:
+        with suppress(RunExcluded):  # an image that cannot be read is left out when its turn comes
+            n_voxels = max(n_voxels, math.prod(grid_of(job.root / row["image"])[0][:3]))
+    return VOLUMES_PER_READ * n_voxels * 8
 
 
 def _attempt_in_worker(config: str, dataset: str, stamp: str, row: dict[str, str]) -> CleanRun | RunExcluded:
@@ -119,17 +130,6 @@ def _job_of_worker(config: str, dataset: str, stamp: str) -> Job:
     if provenance.hash_json(job.settings) != stamp:
         raise ConfigError(f"{config} changed while it was being worked on; start the command again.")
     return job
-
-
-def _end_with(parent: int) -> None:
-    """Make a worker end when the process that started it does, even one that was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(ORPHAN_CHECK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 # --- files --------------------------------------------------------------------------------------

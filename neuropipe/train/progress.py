@@ -22,11 +22,19 @@ class Progress:
         Steps in all.
     done : int
         Steps that an earlier process did; they do not count for the rate.
+    unit : str
+        What the steps are.
+    log_every_s : float
+        A log gets a line when so many seconds have passed since the last; 0 gives one for every step.
     """
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
+    def __init__(
+        self, what: str, total: int, done: int = 0, *, unit: str = "steps", log_every_s: float = LOG_EVERY_S
+    ) -> None:
+        self.unit, self.log_every_s = unit, log_every_s
         self.what, self.total, self.done, self.first = what, total, done, done
         self.begun = self.said = time.monotonic()
+        self.said_done = -1
         self.bar = _bar(what, total, done)
 
     def advance(self, note: str = "") -> None:
@@ -34,9 +42,12 @@ class Progress:
         self.done += 1
         if self.bar is not None:
             self.bar.update(self.bar.task_ids[0], completed=self.done, note=f"{self._rate():.2f}/s {note}".rstrip())
-        elif time.monotonic() - self.said >= LOG_EVERY_S:
-            self.said = time.monotonic()
-            log.info("%s", self._line(note))
+        elif time.monotonic() - self.said >= self.log_every_s:
+            self._say(note)
+
+    def _say(self, note: str) -> None:
+        self.said, self.said_done = time.monotonic(), self.done
+        log.info("%s", self._line(note))
 
     def _rate(self) -> float:
         """Return steps per second of this process."""
@@ -45,13 +56,16 @@ class Progress:
     def _line(self, note: str) -> str:
         rate = self._rate()
         remaining = (self.total - self.done) / max(rate, 1e-9)
-        return f"{self.what}: {self.done}/{self.total} steps, {rate:.2f}/s, {remaining:.0f} s left {note}".rstrip()
+        return (
+            f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.2f}/s, {remaining:.0f} s left {note}".rstrip()
+        )
 
     def close(self) -> None:
-        """End the bar and log the last line."""
+        """End the bar and log the last line, unless it was said."""
         if self.bar is not None:
             self.bar.stop()
-        log.info("%s", self._line(""))
+        if self.said_done != self.done:
+            self._say("")
 
 
 def _bar(what: str, total: int, done: int):

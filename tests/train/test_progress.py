@@ -37,3 +37,17 @@ def test_a_terminal_gets_a_bar_with_the_rate(clock, monkeypatch):
     task = counted.bar.tasks[0]
     assert (task.completed, task.total, task.fields["note"]) == (1, 10, "0.50/s loss 0.5")
     counted.close()
+
+
+def test_a_log_may_get_a_line_for_every_step_and_none_twice(clock, caplog, capsys):
+    caplog.set_level(logging.INFO, logger="neuropipe")
+    counted = progress.Progress("parcellate study", total=3, done=1, unit="runs", log_every_s=0)
+    for name in ("sub-02", "sub-03"):
+        clock[0] += 4
+        counted.advance(name)
+    counted.close()
+    assert caplog.messages == [
+        "parcellate study: 2/3 runs, 0.25/s, 4 s left sub-02",
+        "parcellate study: 3/3 runs, 0.25/s, 0 s left sub-03",
+    ]
+    assert "\r" not in "".join(capsys.readouterr())

@@ -43,6 +43,11 @@ def test_cluster_profiles_pass_a_dry_run(workplace, command, profile):
     assert jobs(done.stdout + done.stderr)["total"] == 21
 
 
+def test_a_chunk_takes_the_threads_it_is_given(workplace, command):
+    done = command(workplace, "snakemake", "-n", "-p", "--cores", "4", "--set-threads", "parcellate=3")
+    assert "--workers 3" in done.stdout + done.stderr and "mem_mb=3000" in done.stdout + done.stderr
+
+
 def test_lint_and_format(command):
     assert "good condition" in command(ROOT, "snakemake", "--lint").stderr
     command(ROOT, "snakefmt", "--check", "Snakefile", "rules")
