@@ -16,6 +16,7 @@ COMMANDS = {
     "parcellate": ("neuropipe.stages.parcellate", "images or raw series to clean regional series, one chunk"),
     "shard": ("neuropipe.stages.shard", "pack one chunk's series into tars"),
     "collect": ("neuropipe.stages.collect", "join the chunks of a dataset into one manifest and its quality tables"),
+    "qc": ("neuropipe.stages.qc", "the quality page of a dataset: every run, motion in connectivity, sites, outliers"),
     "hdf5": ("neuropipe.stages.hdf5", "write a dataset in the HDF5 layout of Brain-Semantoks"),
     "split": ("neuropipe.stages.split", "freeze who is on which side, and audit it"),
     "pretrain": ("neuropipe.stages.pretrain", "train one recipe and seed on every fold that judges it"),

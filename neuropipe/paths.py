@@ -89,7 +89,7 @@ class Study:
         return self.root / "shards" / dataset
 
     def qc(self, dataset: str) -> Path:
-        """Quality tables of a dataset (``runs.parquet``, ``regions.parquet``)."""
+        """Quality of a dataset: ``index.html``, its pictures in ``runs/``, ``runs.parquet``, ``regions.parquet``."""
         return self.root / "qc" / dataset
 
     def split(self, split: str) -> Path:

@@ -8,6 +8,9 @@ rule report:
         quality=expand(
             f"{graph.root}/qc/{{dataset}}/runs.parquet", dataset=graph.config.datasets
         ),
+        pages=expand(
+            f"{graph.root}/qc/{{dataset}}/index.html", dataset=graph.config.datasets
+        ),
     output:
         html=f"{graph.root}/report/index.html",
         excluded=f"{graph.root}/excluded.tsv",
@@ -41,6 +44,12 @@ for name in graph.config.datasets:
             f"shards_{name}"
         input:
             graph.shard_products(name),
+
+    rule:
+        name:
+            f"qc_{name}"
+        input:
+            f"{graph.root}/qc/{name}/index.html",
 
 
 for name in graph.config.pretrain:
