@@ -16,6 +16,7 @@ COMMANDS = {
     "parcellate": ("neuropipe.stages.parcellate", "images or raw series to clean regional series, one chunk"),
     "shard": ("neuropipe.stages.shard", "pack one chunk's series into tars"),
     "collect": ("neuropipe.stages.collect", "join the chunks of a dataset into one manifest and its quality tables"),
+    "qc": ("neuropipe.stages.qc", "the quality page of a dataset: every run, motion in connectivity, sites, outliers"),
     "hdf5": ("neuropipe.stages.hdf5", "write a dataset in the HDF5 layout of Brain-Semantoks"),
     "events": ("neuropipe.stages.events", "find the events.tsv of each run of a dataset"),
     "clips": ("neuropipe.stages.clips", "label windows of the recordings by their events"),

@@ -375,6 +375,22 @@ class Exclude(Section):
     """A region with a smaller share of its voxels in the brain mask is missing (NaN)."""
     max_missing_regions: int | None = 40
     """Runs with more missing regions are left out."""
+    max_fd_mm: float | None = None
+    """Largest framewise displacement of any volume, in mm."""
+    min_kept_duration_s: float | None = None
+    """Length in s of the volumes that are not censored."""
+    min_mean_coverage: Share | None = None
+    """Mean coverage of the regions, those below ``min_region_coverage`` included."""
+    min_tsnr: float | None = None
+    """Temporal signal-to-noise ratio before cleaning, median over regions."""
+    max_dvars_percent: float | None = None
+    """DVARS over regions after cleaning, in percent of their mean."""
+    min_variance_retained: Share | None = None
+    """Share of the pass-band's variance that the confounds leave, median over regions; little means over-fitted."""
+    max_edge_motion: Share | None = None
+    """Mean absolute correlation of framewise displacement with the co-fluctuation of two regions, after cleaning."""
+    runs: list[str] = Field(default_factory=list)
+    """Left out by hand: run ids (``sub-01_task-rest``) or people (``sub-01``)."""
 
 
 class Shards(Section):

@@ -12,6 +12,8 @@ RunExcluded               one run cannot be used: it is written to ``excluded.ts
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class NeuropipeError(Exception):
     """Something the user can mend; the message says what, where and how."""
@@ -52,9 +54,18 @@ class RunExcluded(Exception):
         A short stable word for tables, e.g. ``"truncated image"``.
     detail : str
         What was expected, what was found, and what to do.
+
+    Attributes
+    ----------
+    quality : dict
+        What was known of the run nonetheless, by measure; shown beside the reason.
+    traces : object or None
+        What the run looked like over time (`neuropipe.signals.traces.Traces`), where that was known.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+        self.quality: dict[str, Any] = {}
+        self.traces: Any = None

@@ -101,7 +101,7 @@ class Study:
         return self.root / "receipts" / dataset / "clips.json"
 
     def qc(self, dataset: str) -> Path:
-        """Quality tables of a dataset (``runs.parquet``, ``regions.parquet``)."""
+        """Quality of a dataset: ``index.html``, its pictures in ``runs/``, ``runs.parquet``, ``regions.parquet``."""
         return self.root / "qc" / dataset
 
     def split(self, split: str) -> Path:

@@ -24,6 +24,7 @@ STAGE_VERSIONS = {
     "parcellate": 2,
     "shard": 1,
     "collect": 1,
+    "qc": 1,
     "hdf5": 1,
     "events": 1,
     "clips": 1,

@@ -9,6 +9,9 @@ rule report:
             f"{graph.root}/qc/{{dataset}}/runs.parquet", dataset=graph.config.datasets
         ),
         clips=[str(graph.study.clips_receipt(name)) for name in graph.with_events()],
+        pages=expand(
+            f"{graph.root}/qc/{{dataset}}/index.html", dataset=graph.config.datasets
+        ),
     output:
         html=f"{graph.root}/report/index.html",
         excluded=f"{graph.root}/excluded.tsv",
@@ -42,6 +45,12 @@ for name in graph.config.datasets:
             f"shards_{name}"
         input:
             graph.shard_products(name),
+
+    rule:
+        name:
+            f"qc_{name}"
+        input:
+            f"{graph.root}/qc/{name}/index.html",
 
 
 for name in graph.config.pretrain:

@@ -59,9 +59,9 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
     made, versions = lineage.stages(results.study)
     digests = lineage.hashes(results.study)
     recipes = sorted({one.recipe for one in results.trainings})
-    style, script = _asset("style.css"), _asset("page.js")
+    style, script = asset("style.css"), asset("page.js")
     page = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             study=results.config.study,
@@ -71,8 +71,8 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             sections=SECTIONS,
             style=Markup(style),
             script=Markup(script),
-            style_hash=_csp(style),
-            script_hash=_csp(script),
+            style_hash=csp(style),
+            script_hash=csp(script),
             nan=math.nan,
             banners=audit.banners(results, boards, checks),
             tasks=[task.task_view(board, results.predictions) for board in boards],
@@ -97,7 +97,7 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Return the templates' environment: everything is escaped unless it is our own markup."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -118,11 +118,11 @@ def _environment() -> Environment:
     return environment
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _csp(content: str) -> str:
+def csp(content: str) -> str:
     """Return the hash by which the page's own policy allows an inline style or script, and no other."""
     digest = hashlib.sha256(content.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

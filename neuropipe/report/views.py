@@ -126,6 +126,11 @@ def _training_sentence(models: list[Training], rated: list[Training]) -> str:
 def motion_and_coverage(results: Results) -> dict[str, Any]:
     """Return figures, sentences and tables of the quality section."""
     found: dict[str, Any] = {"figures": [], "sentences": [], "summary": [], "lowest": []}
+    found["pages"] = [
+        (name, f"../qc/{name}/index.html")
+        for name in results.config.datasets
+        if (results.study.qc(name) / "index.html").is_file()
+    ]
     limits = results.config.exclude
     if results.runs is None:
         found["sentences"].append("No quality table of recordings was found, so motion cannot be shown.")

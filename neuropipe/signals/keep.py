@@ -8,9 +8,9 @@ import numpy as np
 
 from neuropipe.config import Clean, Exclude
 from neuropipe.errors import RunExcluded
-from neuropipe.signals import quality
+from neuropipe.signals import quality, traces
 from neuropipe.signals.confounds import Confounds
-from neuropipe.signals.run import CleanRun, quality_before
+from neuropipe.signals.run import CleanRun, kept_length, quality_before, remembered
 
 
 def keep_run(
@@ -47,6 +47,8 @@ def keep_run(
         raise RunExcluded("no signal", "no region has a value at any volume that is not censored; look at the source")
     series[:, np.ptp(kept, axis=0) == 0] = np.nan
     found = quality_before(confounds, t_r, settings) | dict(known or {})
+    numbers, over_time = traces.compare(None, series, t_r, censored, confounds.fd_mm, None, coverage)
+    found = numbers | found | kept_length(censored, t_r)
     found |= {
         "censored_share": float(censored.mean()),
         "n_confounds": 0,
@@ -55,10 +57,9 @@ def keep_run(
         "n_missing_regions": int((~np.isfinite(series)).any(axis=0).sum()),
         "mean_coverage": None if coverage is None else float(coverage.mean()),
         "tsnr_median": None,
-        "dvars_before_percent": None,
-        "dvars_after_percent": None,
     }
-    quality.check(found, limits)
+    with remembered(found, lambda: over_time):
+        quality.check(found, limits)
     facts = {
         "RepetitionTime": t_r,
         "NumberOfVolumes": len(series),
@@ -78,6 +79,7 @@ def keep_run(
         tsnr=unknown,
         variance_retained=unknown,
         facts=facts,
+        traces=over_time,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from neuropipe.config import Clean, Exclude
 from neuropipe.errors import RunExcluded
-from neuropipe.signals import quality
+from neuropipe.signals import quality, traces
 from neuropipe.signals.clean import clean
 from neuropipe.signals.confounds import Confounds
+from neuropipe.signals.traces import Traces
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,8 @@ class CleanRun:
         Share of the pass-band variance that confounds left; NaN for missing regions.
     facts : dict
         What the sidecar says of the run itself, by BIDS-like keys.
+    traces : Traces
+        What the run looked like over time, before and after.
     """
 
     series: np.ndarray
@@ -39,6 +43,7 @@ class CleanRun:
     tsnr: np.ndarray
     variance_retained: np.ndarray
     facts: dict[str, Any]
+    traces: Traces
 
 
 def without_confounds(n_volumes: int, censored: np.ndarray | None = None, fd_mm: np.ndarray | None = None) -> Confounds:
@@ -68,9 +73,15 @@ def quality_before(confounds: Confounds, t_r: float, settings: Clean) -> dict[st
         **quality.displacement(fd_mm, settings.fd_threshold_mm),
         "censored_share": float(confounds.censored[start:].mean()) if n_volumes else 1.0,
         "duration_s": round(n_volumes * t_r, 6),
-        "n_kept_volumes": int((~confounds.censored[start:]).sum()),
+        **kept_length(confounds.censored[start:], t_r),
         "n_missing_regions": None,
     }
+
+
+def kept_length(censored: np.ndarray, t_r: float) -> dict[str, Any]:
+    """Return how much of a run is not censored, in volumes and in s."""
+    n_kept = int((~censored).sum())
+    return {"n_kept_volumes": n_kept, "kept_duration_s": round(n_kept * t_r, 6)}
 
 
 def clean_run(
@@ -109,31 +120,40 @@ def clean_run(
     """
     start, of_image = confounds.n_leading, n_used is not None
     before = quality_before(confounds, t_r, settings) | dict(known or {})
-    quality.check(before, limits)
     raw, censored = raw[start:].copy(), confounds.censored[start:] | ~np.isfinite(raw[start:]).any(axis=1)
-    if coverage is not None and limits.min_region_coverage is not None:
-        raw[:, coverage < limits.min_region_coverage] = np.nan
-    if not np.isfinite(raw).any():
-        raise RunExcluded("no signal", "no region has signal inside the brain mask; look at the image and its mask")
+    with remembered(before, lambda: motion_only(confounds, t_r)):
+        quality.check(before, limits)
+        if coverage is not None and limits.min_region_coverage is not None:
+            raw[:, coverage < limits.min_region_coverage] = np.nan
+        if not np.isfinite(raw).any():
+            raise RunExcluded("no signal", "no region has signal inside the brain mask; look at the image and its mask")
     regressors, names = confounds.regressors[start:], confounds.names
     if settings.mean_signal and not censored.all():
         regressors, names = np.column_stack([regressors, mean_signal(raw, censored)]), [*names, "mean_signal"]
-    cleaned = clean(raw, t_r, regressors, censored, settings, limits.min_degrees_of_freedom or 0)
-    tsnr = quality.tsnr(raw[~censored]) if of_image else np.full(raw.shape[1], np.nan)
-    mean = raw[~censored].mean(axis=0)
-    found = before | {
+    in_units = of_image and not censored.all()
+    tsnr = quality.tsnr(raw[~censored]) if in_units else np.full(raw.shape[1], np.nan)
+    mean = raw[~censored].mean(axis=0) if in_units else None
+    before |= kept_length(censored, t_r) | {
         "censored_share": float(censored.mean()),
-        "n_kept_volumes": int((~censored).sum()),
-        "n_confounds": len(names),
-        "degrees_of_freedom": cleaned.degrees_of_freedom,
-        "variance_retained_median": _median(cleaned.variance_retained),
-        "n_missing_regions": int(np.isnan(cleaned.series).any(axis=0).sum()),
         "mean_coverage": None if coverage is None else float(coverage.mean()),
         "tsnr_median": _median(tsnr),
-        "dvars_before_percent": quality.dvars(raw, mean, ~censored) if of_image else None,
-        "dvars_after_percent": quality.dvars(cleaned.residual, mean, ~censored) if of_image else None,
     }
-    quality.check(found, limits)
+    fd_mm = None if confounds.fd_mm is None else confounds.fd_mm[start:]
+    seen = t_r, censored, fd_mm, mean, coverage, tsnr
+    with remembered(before, lambda: traces.compare(raw, None, *seen)[1]):
+        cleaned = clean(raw, t_r, regressors, censored, settings, limits.min_degrees_of_freedom or 0)
+    compared, over_time = traces.compare(raw, cleaned.residual, *seen)
+    left, lost = cleaned.degrees_of_freedom, (cleaned.lost_to_filter, cleaned.lost_to_censoring)
+    found = before | {
+        "n_confounds": len(names),
+        "degrees_of_freedom": left,
+        **quality.lost_degrees(len(raw), left, *lost),
+        "variance_retained_median": _median(cleaned.variance_retained),
+        "n_missing_regions": int(np.isnan(cleaned.series).any(axis=0).sum()),
+        **compared,
+    }
+    with remembered(found, lambda: over_time):
+        quality.check(found, limits)
     facts = {
         "RepetitionTime": cleaned.t_r,
         "NumberOfVolumes": len(cleaned.series),
@@ -153,7 +173,26 @@ def clean_run(
         tsnr=tsnr,
         variance_retained=cleaned.variance_retained,
         facts=facts,
+        traces=over_time,
     )
+
+
+def motion_only(confounds: Confounds, t_r: float) -> Traces:
+    """Return the traces of a run whose image was not read: its displacement."""
+    start = confounds.n_leading
+    return traces.without_image(
+        t_r, confounds.censored[start:], None if confounds.fd_mm is None else confounds.fd_mm[start:]
+    )
+
+
+@contextmanager
+def remembered(known: dict[str, Any], look: Callable[[], Traces]) -> Iterator[None]:
+    """Give what is known of a run to the reason for which it is left out; `look` is called only then."""
+    try:
+        yield
+    except RunExcluded as reason:
+        reason.quality, reason.traces = known, look()
+        raise
 
 
 def _median(values: np.ndarray) -> float | None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,8 +24,10 @@ from neuropipe.bids.index import exclusion, read_tsv
 from neuropipe.errors import ConfigError, InputError, RunExcluded
 from neuropipe.locks import lock
 from neuropipe.paths import Study, atomic, remove_partial, write_if_changed, write_text
+from neuropipe.signals import quality
 from neuropipe.signals.extract import VOLUMES_PER_READ, grid_of
-from neuropipe.signals.run import CleanRun
+from neuropipe.signals.run import CleanRun, remembered
+from neuropipe.signals.traces import Traces
 from neuropipe.stages import pool
 from neuropipe.stages.parcellate_job import Job, attempt, fingerprints_of
 from neuropipe.train.progress import Progress
@@ -32,6 +35,7 @@ from neuropipe.train.progress import Progress
 log = logging.getLogger("neuropipe")
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal")
+TRACES = "traces.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +67,9 @@ def run(*, config: str, dataset: str, manifest: str, output: str, derivatives: s
         products, excluded = _work(job, rows, folder, workers, config)
         for product in products:
             product["path"] = os.path.relpath(folder / product["path"], study.root).replace(os.sep, "/")
+        for entry in (*products, *excluded):
+            if "traces" in entry:
+                entry["traces"] = os.path.relpath(folder / entry["traces"], study.root).replace(os.sep, "/")
         about = {"stage": "parcellate", "dataset": dataset, "chunk": chunk}
         provenance.write_json(receipt, about | {"products": products, "excluded": excluded})
     log.info("%s chunk %s: %d runs clean, %d left out", dataset, chunk, len(products), len(excluded))
@@ -70,21 +77,25 @@ def run(*, config: str, dataset: str, manifest: str, output: str, derivatives: s
 
 def _work(
     job: Job, rows: list[dict[str, str]], folder: Path, workers: int, config: str
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
     """Return products and excluded rows of a chunk, both in the manifest's order."""
-    done, todo = {}, []
+    done, excluded, todo = {}, {}, []
     for row in rows:
-        finished = _finished(job, row, folder)
+        try:
+            finished = _finished(job, row, folder)
+            if finished is None:
+                quality.check_by_hand(row["participant_id"], row["run_id"], job.config.exclude)
+        except RunExcluded as reason:
+            excluded[row["run_id"]] = _exclusion(job, row, reason, folder)
+            continue
         if finished is None:
             todo.append(row)
         else:
             done[row["run_id"]] = finished
-    excluded = {}
-    progress = Progress(f"parcellate {job.dataset}", len(rows), len(done), unit="runs", log_every_s=0)
+    progress = Progress(f"parcellate {job.dataset}", len(rows), len(done) + len(excluded), unit="runs", log_every_s=0)
     for row, result in _results(job, todo, workers, config):
         if isinstance(result, RunExcluded):
-            where = (job.dataset, row["participant_id"], row["run_id"], row["image"])
-            excluded[row["run_id"]] = exclusion("parcellate", *where, result.reason, result.detail)
+            excluded[row["run_id"]] = _exclusion(job, row, result, folder)
             progress.advance(f"{row['run_id']} left out: {result.reason}")
         else:
             done[row["run_id"]] = _write(job, row, result, folder)
@@ -106,7 +117,7 @@ def _results(
         for row in rows:
             yield row, attempt(job, row)
         return
-    stamp = provenance.hash_json(job.settings)
+    stamp = job.stamp
     yield from pool.each(partial(_attempt_in_worker, config, job.dataset, stamp), rows, n_workers)
 
 
@@ -127,7 +138,7 @@ def _attempt_in_worker(config: str, dataset: str, stamp: str, row: dict[str, str
 def _job_of_worker(config: str, dataset: str, stamp: str) -> Job:
     """Load the job once per worker process; atlases are too large to be sent with each run."""
     job = Job.load(config, dataset)
-    if provenance.hash_json(job.settings) != stamp:
+    if job.stamp != stamp:
         raise ConfigError(f"{config} changed while it was being worked on; start the command again.")
     return job
 
@@ -147,23 +158,57 @@ def _with_suffix(stem: Path, suffix: str) -> Path:
 
 
 def _finished(job: Job, row: dict[str, str], folder: Path) -> dict[str, str] | None:
-    """Return the receipt entry of a run that is already there, made from the same with the same."""
+    """Return the receipt entry of a run that is already there, made from the same with the same.
+
+    Raises
+    ------
+    RunExcluded
+        It is there, but a limit of the configuration, which may have changed, leaves it out.
+    """
     stem = _stem(job, row)
     sidecar, path = folder / _with_suffix(stem, "timeseries.json"), _with_suffix(stem, "timeseries.npy")
+    traces = _with_suffix(stem, TRACES)
     try:
         about = provenance.read_json(sidecar)
-        fits = about["RunFingerprint"] == job.fingerprint(row) and about["Sha256"] == provenance.sha256(folder / path)
+        fits = (
+            about["RunFingerprint"] == job.fingerprint(row)
+            and about["Sha256"] == provenance.sha256(folder / path)
+            and about["TracesSha256"] == provenance.sha256(folder / traces)
+        )
+        known = about["Quality"]
     except (OSError, InputError, KeyError, TypeError):  # not there, or not whole: made again
         return None
-    return _entry(row, path, about["Sha256"], about["RunFingerprint"]) if fits else None
+    if not fits:
+        return None
+    with remembered(known, lambda: Traces.read(folder / traces)):
+        quality.check_by_hand(row["participant_id"], row["run_id"], job.config.exclude)
+        quality.check(known, job.config.exclude)
+    return _entry(row, path, traces, about["Sha256"], about["RunFingerprint"])
 
 
-def _entry(row: dict[str, str], path: Path, sha256: str, fingerprint: str) -> dict[str, str]:
-    return {"run_id": row["run_id"], "path": path.as_posix(), "sha256": sha256, "fingerprint": fingerprint}
+def _entry(row: dict[str, str], path: Path, traces: Path, sha256: str, fingerprint: str) -> dict[str, str]:
+    paths = {"path": path.as_posix(), "traces": traces.as_posix()}
+    return {"run_id": row["run_id"], **paths, "sha256": sha256, "fingerprint": fingerprint}
+
+
+def _exclusion(job: Job, row: dict[str, str], reason: RunExcluded, folder: Path) -> dict[str, Any]:
+    """Return the receipt's row of a run that is left out, with what is known of it nonetheless."""
+    where = (job.dataset, row["participant_id"], row["run_id"], row["image"])
+    found: dict[str, Any] = exclusion("parcellate", *where, reason.reason, reason.detail)
+    if reason.traces is not None:
+        found["traces"] = _write_traces(reason.traces, _with_suffix(_stem(job, row), TRACES), folder).as_posix()
+    return found | ({"quality": reason.quality} if reason.quality else {})
+
+
+def _write_traces(traces: Traces, path: Path, folder: Path) -> Path:
+    remove_partial(folder / path)
+    with atomic(folder / path) as temporary:
+        traces.write(temporary)
+    return path
 
 
 def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dict[str, str]:
-    """Write a run's three files, the sidecar last, and return its receipt entry."""
+    """Write a run's four files, the sidecar last, and return its receipt entry."""
     stem = _stem(job, row)
     path, sidecar = _with_suffix(stem, "timeseries.npy"), _with_suffix(stem, "timeseries.json")
     (folder / sidecar).unlink(missing_ok=True)  # an older run's sidecar must not vouch for new data
@@ -176,12 +221,14 @@ def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dic
     )
     text = coverage.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
     write_text(folder / _with_suffix(stem, "coverage.tsv"), text)
+    traces = _write_traces(result.traces, _with_suffix(stem, TRACES), folder)
     digest, fingerprint = provenance.sha256(folder / path), job.fingerprint(row)
     inputs = {row["image"]: row["fingerprint"]} if row["offset"] != "n/a" else fingerprints_of(job, row)
     about = provenance.describe("parcellate", inputs=inputs, settings=job.settings, packages=PACKAGES, **result.facts)
     about |= {"RegionOrderHash": job.regions.order_hash, "Atlases": job.regions.atlases}
-    provenance.write_json(folder / sidecar, about | {"RunFingerprint": fingerprint, "Sha256": digest})
-    return _entry(row, path, digest, fingerprint)
+    digests = {"Sha256": digest, "TracesSha256": provenance.sha256(folder / traces)}
+    provenance.write_json(folder / sidecar, about | {"RunFingerprint": fingerprint} | digests)
+    return _entry(row, path, traces, digest, fingerprint)
 
 
 def _describe_folder(job: Job, folder: Path) -> None:

@@ -23,7 +23,7 @@ from neuropipe.signals.extract import Extraction, extract, grid_of
 from neuropipe.signals.grids import Merged
 from neuropipe.signals.keep import keep_run
 from neuropipe.signals.regions import Regions
-from neuropipe.signals.run import CleanRun, clean_run, quality_before, without_confounds
+from neuropipe.signals.run import CleanRun, clean_run, motion_only, quality_before, remembered, without_confounds
 from neuropipe.signals.warp import Warp
 from neuropipe.signals.weights import Weights, on_run
 
@@ -47,7 +47,8 @@ class Job:
     regions : Regions
         Columns of every product.
     settings : dict
-        Everything that decides what a product looks like; its hash is part of every fingerprint.
+        Everything that decides what a product looks like; its hash is part of every fingerprint. Limits that only
+        decide whether a run is kept are not among it: they are put to the quality of finished runs again.
     grids : dict
         Weights on the last grids seen.
     warp : Warp
@@ -78,7 +79,7 @@ class Job:
             regions = atlas_files.regions(atlases)
         settings = {
             "clean": config.clean.model_dump(),
-            "exclude": config.exclude.model_dump(),
+            "exclude": config.exclude.model_dump(include={"min_region_coverage"}),
             "atlases": [{"id": a.id, "space": a.space, "sha256": a.checksum} for a in atlases],
             "regions": provenance.hash_json(
                 [*(a.table.astype(str).values.tolist() for a in atlases), regions.order_hash]
@@ -120,6 +121,11 @@ class Job:
         weights, settings = self.weights_on(images[0], row["space"]), self.config.clean
         averaging = {"smoothing_fwhm_mm": settings.smoothing_fwhm_mm, "maps": settings.maps}
         return extract(images[0], self.root / row["mask"], weights, **averaging), weights.n_overlapping
+
+    @property
+    def stamp(self) -> str:
+        """Hash by which a worker knows that the configuration is still that of the job."""
+        return provenance.hash_json([self.settings, self.config.exclude.model_dump()])
 
     def fingerprint(self, row: dict[str, str]) -> str:
         """Return the hash over a run's inputs, the settings and the stage's version."""
@@ -170,7 +176,9 @@ def _process_images(job: Job, row: dict[str, str]) -> CleanRun:
     table = confound_tables.read_table(path, n_volumes)
     confounds = confound_tables.prepare(table, confound_tables.read_description(path), config.clean)
     # What motion alone rules out is not worth inflating an image for.
-    quality.check(quality_before(confounds, t_r, config.clean), config.exclude)
+    known = quality_before(confounds, t_r, config.clean)
+    with remembered(known, lambda: motion_only(confounds, t_r)):
+        quality.check(known, config.exclude)
     means, n_overlapping = job.regional_means(row)
     if len(means.series) != n_volumes:
         raise RunExcluded("changed since index", f"{row['image']} has {len(means.series)} volumes, not {n_volumes}")

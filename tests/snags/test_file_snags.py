@@ -75,9 +75,7 @@ def test_14_two_resolutions_of_a_run_are_not_two_runs(study: TinyStudy) -> None:
     study.add("good", res="2", n_volumes=60)
     rows = indexed(study).excluded
     assert set(rows["reason"]) == {"ambiguous"} and len(rows) == 2
-    assert all(
-        name in detail and "narrow select (e.g. res: 2" in detail for name in names for detail in rows["detail"]
-    )
+    assert all(name in detail and "narrow select (e.g. res: 2" in detail for name in names for detail in rows["detail"])
     assert names[1] in indexed(study, dataset={"select": {"res": 2}}).images()
 
 

@@ -21,6 +21,7 @@ from neuropipe.errors import AtlasError, ConfigError, LockedError
 from neuropipe.locks import lock
 from neuropipe.provenance import sha256
 from neuropipe.signals.regions import Regions
+from neuropipe.signals.traces import Traces
 from neuropipe.stages import index, parcellate, parcellate_job
 
 LOOSE = {"clean": {"strategy": "none"}, "exclude": {"min_degrees_of_freedom": None, "min_duration_s": None}}
@@ -118,6 +119,9 @@ def test_products_of_a_run(study: TinyStudy) -> None:
     path = results(study) / entry["path"]
     assert entry["run_id"] == "sub-01_task-rest" and entry["sha256"] == sha256(path) == about["Sha256"]
     assert entry["fingerprint"] == about["RunFingerprint"]
+    seen = Traces.read(results(study) / entry["traces"])
+    assert seen.t_r == 1.5 and seen.before.shape == seen.after.shape == (N_REGIONS, 200)
+    assert seen.coverage.tolist() == [1] * N_REGIONS and np.isfinite(seen.tsnr).all()
 
 
 def test_sessions_have_their_folder(study: TinyStudy) -> None:
@@ -374,6 +378,55 @@ def test_finished_runs_are_not_made_again(study: TinyStudy, monkeypatch: pytest.
     made.clear()
     parcellated(study, clean={"strategy": "simple"})
     assert len(made) == 3, "other settings make every run again"
+
+
+def test_changed_limits_are_put_to_finished_runs_without_making_them_again(
+    study: TinyStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.add("01")
+    study.add("02", confounds=confounds_table(np.random.default_rng(0), 150, fd_mm=0.3))
+    first = parcellated(study)
+    made = []
+    process = parcellate_job.process
+    monkeypatch.setattr(parcellate_job, "process", lambda job, row: made.append(row["run_id"]) or process(job, row))
+    strict = parcellated(study, exclude={"max_mean_fd_mm": 0.2})
+    assert [entry["run_id"] for entry in strict["products"]] == ["sub-01_task-rest"] and not made
+    row = strict["excluded"][0]
+    assert row["run_id"] == "sub-02_task-rest" and "found 0.3" in row["detail"]
+    assert row["quality"]["mean_fd_mm"] == pytest.approx(0.3)
+    assert (results(study) / row["traces"]).is_file()
+    by_hand = parcellated(study, exclude={"runs": ["sub-01"]})
+    assert [entry["run_id"] for entry in by_hand["products"]] == ["sub-02_task-rest"] and not made
+    assert (
+        by_hand["excluded"][0]["reason"] == "by hand" and (results(study) / by_hand["excluded"][0]["traces"]).is_file()
+    )
+    assert parcellated(study) == first and not made
+    parcellated(study, exclude={"min_region_coverage": 0.9})
+    assert len(made) == 2, "this limit shapes the series"
+
+
+def test_a_lost_picture_is_made_again(study: TinyStudy) -> None:
+    study.add("01")
+    first = parcellated(study)
+    path = results(study) / first["products"][0]["traces"]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert again(study) == first and path.read_bytes() == content
+    path.unlink()
+    assert again(study) == first and path.read_bytes() == content
+
+
+def test_what_was_known_of_a_run_that_is_left_out(study: TinyStudy) -> None:
+    study.add("01", confounds=confounds_table(np.random.default_rng(0), 150, fd_mm=0.6))
+    row = only_excluded(parcellated(study))
+    assert row["quality"]["mean_fd_mm"] == pytest.approx(0.6) and row["quality"]["duration_s"] == 300
+    seen = Traces.read(results(study) / row["traces"])
+    assert seen.fd_mm[1] == pytest.approx(0.6) and not seen.before.size, "its image was not read"
+    row = only_excluded(parcellated(study, exclude={"min_degrees_of_freedom": 60, "max_mean_fd_mm": None,
+                                                    "max_censored_share": None}))  # fmt: skip
+    seen = Traces.read(results(study) / row["traces"])
+    assert row["reason"] == "degrees of freedom" and row["quality"]["tsnr_median"] > 0
+    assert seen.before.shape == (N_REGIONS, 150) and not seen.after.size
 
 
 def test_a_product_that_was_altered_is_made_again(study: TinyStudy) -> None:

@@ -31,16 +31,16 @@ def jobs(output: str) -> dict[str, int]:
 
 def test_the_whole_line_is_a_few_jobs_and_explains_itself(workplace, command):
     done = command(workplace, "snakemake", "-n")
-    expected = {"parcellate": 4, "shard": 4, "collect": 1, "hdf5": 1, "split": 1, "pretrain": 1, "embed": 1}
+    expected = {"parcellate": 4, "shard": 4, "collect": 1, "qc": 1, "hdf5": 1, "split": 1, "pretrain": 1, "embed": 1}
     expected |= {"probe": 2, "baselines": 2, "evaluate": 1, "report": 1, "index_demo": 1, "all": 1}
-    assert jobs(done.stdout + done.stderr) == expected | {"total": 21}
+    assert jobs(done.stdout + done.stderr) == expected | {"total": 22}
     assert "Reasons:" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
 def test_cluster_profiles_pass_a_dry_run(workplace, command, profile):
     done = command(workplace, "snakemake", "-n", "--profile", f"profiles/{profile}")
-    assert jobs(done.stdout + done.stderr)["total"] == 21
+    assert jobs(done.stdout + done.stderr)["total"] == 22
 
 
 def test_a_chunk_takes_the_threads_it_is_given(workplace, command):
