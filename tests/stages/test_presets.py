@@ -18,6 +18,7 @@ from tiny_study import AFFINE, SHAPE, SPACE, TinyStudy, confounds_table, save
 
 from neuropipe import config
 from neuropipe.errors import ConfigError
+from neuropipe.signals.atlases import common_space, entry
 from neuropipe.stages import index, parcellate
 
 SERIES = {"kind": "series", "path": "x.npz"}
@@ -68,6 +69,20 @@ def test_a_preset_fills_what_the_file_leaves_open(name: str) -> None:
     for section, default in (("clean", config.Clean()), ("exclude", config.Exclude())):
         expected = default.model_dump() | given.get(section, {})
         assert getattr(study, section).model_dump() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "n_regions"),
+    [
+        ("cc200", "MNI152NLin6Asym", 200),
+        ("learning-from-brains", "MNI152NLin2009cAsym", 1024),
+        ("semantoks", "MNI152NLin6Asym", 457),
+    ],
+)
+def test_atlases_are_in_the_catalogue_and_of_the_published_size(name: str, space: str, n_regions: int) -> None:
+    specs = content_of(name)["atlases"]
+    assert common_space(specs) == space
+    assert sum(entry(spec).n_regions for spec in specs) == n_regions
 
 
 @pytest.mark.parametrize("name", NAMES)
