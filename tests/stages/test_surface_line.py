@@ -233,9 +233,12 @@ def test_two_densities_are_ambiguous(tmp_path: Path) -> None:
     ("atlas", "words"),
     [
         ({"image": "a.label.gii", "space": "fsaverage5"}, r"write image: \[left, right\]"),
-        ({"image": ["a.label.gii", "b.nii.gz"], "space": "fsaverage5"}, "two images are the .label.gii"),
+        ({"image": ["a.label.gii", "b.nii.gz"], "space": "fsaverage5"}, "two images are the .label.gii or .annot"),
         ({"image": "a.dlabel.nii", "space": "MNI152NLin6Asym"}, "labels of vertices lie in fsLR"),
-        ({"image": "a.nii.gz", "table": "a.tsv", "space": "fsLR"}, "fsLR needs a .dlabel.nii or two .label.gii"),
+        (
+            {"image": "a.nii.gz", "table": "a.tsv", "space": "fsLR"},
+            "fsLR needs a .dlabel.nii, or two .label.gii or .annot",
+        ),
         ({"image": "a.nii.gz", "space": "MNI152NLin6Asym"}, "needs table"),
         ({"image": "a.dlabel.nii", "space": "fsLR", "kind": "maps"}, "maps are images of voxels"),
     ],
