@@ -220,6 +220,14 @@ def test_the_wrong_space_or_density_is_refused(study: SurfaceStudy) -> None:
         assert len(runs) == 1
 
 
+def test_a_selection_that_nothing_fits_names_what_is_there(study: SurfaceStudy) -> None:
+    with pytest.raises(
+        InputError, match=r"no surface series of .*task other.* in sub-01; found sub-01_task-rest"
+    ) as said:
+        study.index(task="other")
+    assert "raw images" not in str(said.value)
+
+
 def test_two_densities_are_ambiguous(tmp_path: Path) -> None:
     study = SurfaceStudy(tmp_path, "cifti")
     study.add()
