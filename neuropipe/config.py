@@ -683,13 +683,20 @@ def _disagreements(content: dict[str, Any]) -> list[str]:
             )
     if any(item.get("kind") == "fmriprep" for item in datasets.values()) and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
+    return lines + _impossible_on_surfaces(content)
+
+
+def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:
+    """Return the mistakes of a study with atlases of vertices that asks for what is done to voxels only."""
     atlases = content["atlases"] if isinstance(content.get("atlases"), list) else []
     spaces = [str(atlas.get("space")) for atlas in atlases if isinstance(atlas, dict)]
-    smoothing = content["clean"].get("smoothing_fwhm_mm") if isinstance(content.get("clean"), dict) else None
-    if smoothing and any(map(SURFACE_SPACE.fullmatch, spaces)):
-        lines.append(
-            "clean.smoothing_fwhm_mm: vertices are not smoothed; write null, or smooth them before (wb_command)"
-        )
+    if not any(map(SURFACE_SPACE.fullmatch, spaces)):
+        return []
+    lines = []
+    if isinstance(content.get("clean"), dict) and content["clean"].get("smoothing_fwhm_mm"):
+        lines.append("clean.smoothing_fwhm_mm: vertices are not smoothed; write null, and smooth before (wb_command)")
+    if content.get("warp"):
+        lines.append("warp: atlases of vertices are not warped; write false, and name an atlas of the mesh")
     return lines
 
 

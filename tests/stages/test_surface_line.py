@@ -257,8 +257,10 @@ def test_atlases_that_make_no_sense(atlas: dict[str, Any], words: str) -> None:
         parse(content)
 
 
-def test_vertices_are_not_smoothed() -> None:
+def test_vertices_are_neither_smoothed_nor_warped() -> None:
     content = {"study": "s", "datasets": {"d": {"kind": "fmriprep", "path": "x"}}, "clean": {"smoothing_fwhm_mm": 6}}
-    content["atlases"] = [{"id": "a", "image": "a.dlabel.nii", "space": "fsLR"}]
-    with pytest.raises(ConfigError, match=r"clean\.smoothing_fwhm_mm: vertices are not smoothed"):
+    content |= {"atlases": [{"id": "a", "image": "a.dlabel.nii", "space": "fsLR"}], "warp": True}
+    with pytest.raises(ConfigError) as raised:
         parse(content)
+    assert "clean.smoothing_fwhm_mm: vertices are not smoothed" in str(raised.value)
+    assert "warp: atlases of vertices are not warped" in str(raised.value)
