@@ -27,7 +27,7 @@ READY_MADE = ("series", "xcpd", "giga_connectome", "tars", "hdf5")
 FINISHED = ("tars", "hdf5")  # ready for training as they are
 # Meshes that people share; what is not one of them is the space of a volume.
 SURFACE_SPACE = re.compile(r"fsLR|fsaverage[3-6]?|onavg")
-SURFACE_LABELS = (".dlabel.nii", ".label.gii")
+HEMISPHERE_LABELS = (".gii", ".annot")
 LABELMAPS = Path(__file__).parent / "labelmaps"
 
 
@@ -56,7 +56,8 @@ class AtlasFile(Section):
     id: Name
     """Short name, used in file names and region tables."""
     image: str | tuple[str, str]
-    """Label image (``.nii``, ``.nii.gz``); for surfaces a ``.dlabel.nii``, or two ``.label.gii``: ``[left, right]``."""
+    """Label image (``.nii``, ``.nii.gz``); for surfaces a ``.dlabel.nii``, or ``[left, right]``: two ``.label.gii`` or
+    FreeSurfer's ``.annot``."""
     table: str | None = None
     """tsv with at least ``index`` and ``name``; ``atlas, network, hemisphere, x, y, z`` are used where present. Surface
     labels may go without: their files name the regions."""
@@ -75,18 +76,19 @@ class AtlasFile(Section):
     @property
     def on_surface(self) -> bool:
         """Whether the labels belong to vertices."""
-        return self.images[0].endswith(SURFACE_LABELS)
+        return self.images[0].endswith((".dlabel.nii", *HEMISPHERE_LABELS))
 
     @model_validator(mode="after")
     def _fits(self) -> AtlasFile:
-        if not isinstance(self.image, str) and not all(name.endswith(".label.gii") for name in self.image):
-            raise ValueError(f"two images are the .label.gii of the left and the right hemisphere, found {self.image}")
-        if self.image == self.images[0] and self.image.endswith(".label.gii"):
-            raise ValueError(f"a .label.gii covers one hemisphere; write image: [left, right], found {self.image!r}")
+        halves = [name for name in self.images if name.endswith(HEMISPHERE_LABELS)]
+        if len(self.images) == 2 and len(halves) != 2:
+            raise ValueError(f"two images are the .label.gii or .annot of both hemispheres, found {list(self.images)}")
+        if len(self.images) == 1 and halves:
+            raise ValueError(f"this file covers one hemisphere; write image: [left, right], found {self.image!r}")
         if self.on_surface and not SURFACE_SPACE.fullmatch(self.space):
             raise ValueError(f"labels of vertices lie in fsLR, fsaverage, fsaverage3-6 or onavg, found {self.space!r}")
         if not self.on_surface and SURFACE_SPACE.fullmatch(self.space):
-            raise ValueError(f"{self.space} needs a .dlabel.nii or two .label.gii, found {self.image!r}")
+            raise ValueError(f"{self.space} needs a .dlabel.nii, or two .label.gii or .annot, found {self.image!r}")
         if self.on_surface and self.kind == "maps":
             raise ValueError(f"maps are images of voxels, found {self.image!r}; write kind: labels")
         if self.table is None and not self.on_surface:
@@ -681,13 +683,20 @@ def _disagreements(content: dict[str, Any]) -> list[str]:
             )
     if any(item.get("kind") == "fmriprep" for item in datasets.values()) and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
+    return lines + _impossible_on_surfaces(content)
+
+
+def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:
+    """Return the mistakes of a study with atlases of vertices that asks for what is done to voxels only."""
     atlases = content["atlases"] if isinstance(content.get("atlases"), list) else []
     spaces = [str(atlas.get("space")) for atlas in atlases if isinstance(atlas, dict)]
-    smoothing = content["clean"].get("smoothing_fwhm_mm") if isinstance(content.get("clean"), dict) else None
-    if smoothing and any(map(SURFACE_SPACE.fullmatch, spaces)):
-        lines.append(
-            "clean.smoothing_fwhm_mm: vertices are not smoothed; write null, or smooth them before (wb_command)"
-        )
+    if not any(map(SURFACE_SPACE.fullmatch, spaces)):
+        return []
+    lines = []
+    if isinstance(content.get("clean"), dict) and content["clean"].get("smoothing_fwhm_mm"):
+        lines.append("clean.smoothing_fwhm_mm: vertices are not smoothed; write null, and smooth before (wb_command)")
+    if content.get("warp"):
+        lines.append("warp: atlases of vertices are not warped; write false, and name an atlas of the mesh")
     return lines
 
 

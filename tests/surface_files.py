@@ -72,10 +72,12 @@ def save_func(path: Path, data: np.ndarray, t_r: float | None = 2.0, structure: 
     return path
 
 
-def save_label(path: Path, values: np.ndarray, names: Mapping[int, str], structure: str = "CortexLeft") -> Path:
+def save_label(
+    path: Path, values: np.ndarray, names: Mapping[int, str], structure: str = "CortexLeft", zero: str | None = "???"
+) -> Path:
     """Write a label file; `values` is (vertex,)."""
     table = GiftiLabelTable()
-    for key, name in {0: "???", **names}.items():
+    for key, name in (({} if zero is None else {0: zero}) | dict(names)).items():
         label = GiftiLabel(key)
         label.label = name
         table.labels.append(label)

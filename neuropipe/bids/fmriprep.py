@@ -138,7 +138,8 @@ def _find_person(sidecars: Sidecars, dataset: str, subject: str, wanted: Mapping
         suffix = wanted.get("suffix", "bold")
         seen = [file.name for files in runs.values() for file in files if file.said["suffix"] == suffix]
         others = f"; found {', '.join(seen[:MAX_NAMED])}{' ...' if len(seen) > MAX_NAMED else ''}" if seen else ""
-        raw = " (raw images: name the derivatives)" if seen and not any("_desc-" in name for name in seen) else ""
+        derived = any(part in name for name in seen for part in ("_desc-", "_space-"))
+        raw = " (raw images: name the derivatives)" if seen and not derived else ""
         what = "surface series" if surface.wants(wanted) else "*_desc-preproc_bold image"
         detail = f"no {what} of {_describe(wanted)} in {subject}{others}{raw}; correct select"
         person.excluded.append(

@@ -22,14 +22,16 @@ from neuropipe.signals.cifti import damage_excludes, has_signal
 
 PIECE = 1 << 16  # bytes of XML parsed at a time
 STRUCTURES = ("CORTEX_LEFT", "CORTEX_RIGHT")
-NO_SERIES = ("NIFTI_INTENT_POINTSET", "NIFTI_INTENT_TRIANGLE", "NIFTI_INTENT_LABEL")
+MESH = ("NIFTI_INTENT_POINTSET", "NIFTI_INTENT_TRIANGLE")
+NO_SERIES = (*MESH, "NIFTI_INTENT_LABEL")
 
 
 class _Reader(nib.GiftiImage.parser):
     """nibabel's parser, which hands out each array when it is complete instead of keeping it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(buffer_size=PIECE, mmap=False)
+        self.name = name
         self.complete: list[GiftiDataArray] = []
         self.n_declared: int | None = None
 
@@ -43,7 +45,11 @@ class _Reader(nib.GiftiImage.parser):
 
     def StartElementHandler(self, name: str, attrs: dict[str, str]) -> None:
         if name == "DataArray" and "External" in attrs.get("Encoding", ""):
-            raise ValueError(f"its data lie in another file, {attrs.get('ExternalFileName')!r}")
+            raise RunExcluded(
+                "external data",
+                f"{self.name} keeps its numbers in another file, {attrs.get('ExternalFileName')!r}; write them into it "
+                "(wb_command -gifti-convert)",
+            )
         if name == "GIFTI":  # counted by `_arrays`, because complete arrays leave the image
             self.n_declared = int(attrs.pop("NumberOfDataArrays", "0")) or None
         super().StartElementHandler(name, attrs)
@@ -92,7 +98,7 @@ def _truncated(path: Path, reader: _Reader, n_arrays: int) -> RunExcluded:
 
 def _volumes(path: Path, n_vertices: int | None = None) -> Iterator[np.ndarray]:
     """Yield the volumes of a series (vertex,); all must have the same vertices."""
-    for array in _arrays(path, _Reader()):
+    for array in _arrays(path, _Reader(path.name)):
         for volume in _columns(path, array):
             if len(volume) != (n_vertices or len(volume)):
                 raise RunExcluded(
@@ -102,10 +108,16 @@ def _volumes(path: Path, n_vertices: int | None = None) -> Iterator[np.ndarray]:
             yield volume
 
 
-def _columns(path: Path, array: GiftiDataArray) -> np.ndarray:
+def _columns(path: Path, array: GiftiDataArray, labels: bool = False) -> np.ndarray:
     """Return the volumes of one data array: it is one, or (nilearn writes so) all of them, one per column."""
     intent, data = nib.nifti1.intent_codes.niistring[array.intent], array.data
-    if intent in NO_SERIES or data is None or data.dtype.kind not in "iuf" or data.ndim not in (1, 2) or not data.size:
+    if (
+        intent in (MESH if labels else NO_SERIES)
+        or data is None
+        or data.dtype.kind not in "iuf"
+        or data.ndim not in (1, 2)
+        or not data.size
+    ):
         raise RunExcluded("not a series", f"{path.name}: expected one value per vertex, found {intent}")
     return data.reshape(len(data), -1).T
 
@@ -164,7 +176,7 @@ def whole_surface(n_vertices: int, structure: str) -> BrainModelAxis:
 
 def _start(path: Path, structure: str) -> tuple[int, int, tuple[float, ...]]:
     """Return vertices, volumes and repetition times of a series from its first array."""
-    reader = _Reader()
+    reader = _Reader(path.name)
     first = next(_arrays(path, reader))
     volumes = _columns(path, first)
     check_structure(path, reader, first, structure)
@@ -229,9 +241,10 @@ def read_labels(path: Path, structure: str) -> tuple[np.ndarray, dict[int, str]]
     RunExcluded
         The file is damaged, of the other hemisphere, or not one map of labels.
     """
-    reader = _Reader()
+    reader = _Reader(path.name)
     arrays = list(_arrays(path, reader))
-    if len(arrays) != 1 or arrays[0].data is None or arrays[0].data.ndim != 1:
-        raise RunExcluded("not labels", f"{path.name}: expected one integer per vertex, found {len(arrays)} maps")
+    maps = [values for array in arrays for values in _columns(path, array, labels=True)]
+    if len(maps) != 1:
+        raise RunExcluded("not labels", f"{path.name}: expected one map of labels, found {len(maps)}")
     check_structure(path, reader, arrays[0], structure)
-    return arrays[0].data, {label.key: label.label or "" for label in reader.img.labeltable.labels}
+    return maps[0], {label.key: label.label or "" for label in reader.img.labeltable.labels}

@@ -1,4 +1,4 @@
-"""Label files of surfaces: a ``.dlabel.nii``, or the ``.label.gii`` of both hemispheres, with or without a table."""
+"""Label files of surfaces: a ``.dlabel.nii``, or the ``.label.gii`` or ``.annot`` of both hemispheres."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 
@@ -16,6 +17,7 @@ from neuropipe.signals import cifti, gifti, tables
 from neuropipe.signals.atlases import integer_labels
 from neuropipe.signals.surface import SurfaceAtlas
 
+SMALLEST_COLOUR = 1 << 16  # of red + 256 green + 65536 blue
 # Labels that files give to what is no region.
 NO_REGION = re.compile(r"\?\?\?|unknown|background.*|.*medial[ _-]?wall.*", re.IGNORECASE)
 
@@ -96,8 +98,7 @@ def _of_hemispheres(paths: list[Path], table: pd.DataFrame | None) -> tuple[dict
     """
     halves = []
     for path, structure in zip(paths, gifti.STRUCTURES, strict=True):
-        stored, names = gifti.read_labels(path, structure)
-        halves.append((integer_labels(stored, path), names))
+        halves.append(_of_hemisphere(path, structure))
     (left, left_names), (right, right_names) = halves
     shared = set(_regions_of(left, left_names)) & set(_regions_of(right, right_names))
     as_stored = table is not None and table["value"].isin([*np.unique(left), *np.unique(right)]).all()
@@ -110,6 +111,26 @@ def _of_hemispheres(paths: list[Path], table: pd.DataFrame | None) -> tuple[dict
         right = np.where(right > 0, right + last, 0).astype(np.int32)
     cortex = [f"CIFTI_STRUCTURE_{structure}" for structure in gifti.STRUCTURES]
     return dict(zip(cortex, (left, right), strict=True)), right_names | left_names
+
+
+def _of_hemisphere(path: Path, structure: str) -> tuple[np.ndarray, dict[int, str]]:
+    """Return values (vertex,) and names of one file.
+
+    FreeSurfer's labels are colours packed into one number. Its regions are numbered by their place in the
+    table in their stead, from 0 (unknown, or the medial wall), as its own tools do.
+    """
+    if path.suffix == ".annot":
+        with cifti.damage_excludes(path.name):
+            values, _, listed = nib.freesurfer.read_annot(path)
+            return values.astype(np.int32), {n: name.decode() for n, name in enumerate(listed)}
+    stored, names = gifti.read_labels(path, structure)
+    values = integer_labels(stored, path)
+    if max(names, default=0) < SMALLEST_COLOUR:
+        return values, names
+    place = {value: n for n, value in enumerate(names)}
+    found, where = np.unique(values, return_inverse=True)
+    numbers = np.array([place.get(int(value), 0) for value in found], dtype=np.int32)
+    return numbers[where], dict(enumerate(names.values()))
 
 
 def _no_region(value: int, names: Mapping[int, str]) -> bool:

@@ -134,6 +134,28 @@ def test_numbers_that_both_hemispheres_use_are_two_regions(tmp_path: Path, serie
     np.testing.assert_allclose(means.series, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["annot", "colours"])
+def test_freesurfers_labels(tmp_path: Path, series: dict[str, np.ndarray], kind: str) -> None:
+    """Its files hold colours; regions are numbered in the order of the table, not of the colours."""
+    place, paths = np.repeat([0, 2, 1, -1], 10), []
+    for side in "LR":
+        names = ["Unknown", f"17Networks_{side}H_VisCent_1", f"17Networks_{side}H_ContA_1"]
+        colours = np.array([[30, 5, 25, 0], [20, 220, 160, 0], [200, 10, 10, 0]])
+        if kind == "annot":
+            paths.append(tmp_path / f"{side}.annot")
+            nib.freesurfer.write_annot(paths[-1], place, colours, names, fill_ctab=True)
+        else:
+            packed = colours[:, :3] @ [1, 256, 65536]
+            values = np.where(place < 0, 0, packed[place])
+            paths.append(tmp_path / f"{side}.annot.gii")
+            save_label(paths[-1], values, dict(zip(packed.tolist(), names, strict=True)), STRUCTURE[side], None)
+    spec = AtlasFile.model_validate({"id": "own", "image": [str(path) for path in paths], "space": "fsaverage5"})
+    means, table = extracted(save_run(tmp_path, series), spec)
+    assert table["label"].tolist() == [1, 2, 3, 4] and table["network"].tolist() == ["VisCent", "ContA"] * 2
+    expected = np.stack([series[s][:, place == n].mean(axis=1) for s in "LR" for n in (1, 2)], axis=1)
+    np.testing.assert_allclose(means.series, expected, rtol=1e-5)
+
+
 def test_names_that_both_hemispheres_use_say_their_side(tmp_path: Path) -> None:
     values = {"L": np.repeat([0, 1, 2, 3], 10), "R": np.repeat([3, 1, 2, 0], 10)}
     names = {1: "bankssts", 2: "cuneus", 3: "Medial wall"}
@@ -170,7 +192,7 @@ def test_label_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(AtlasError, match="give the atlas own a table"):
         atlases.load(pair(tmp_path, LABELS, {"L": {}, "R": {}}))
     save_func(tmp_path / "hemi-L.label.gii", np.ones((3, N_VERTICES)))
-    with pytest.raises(AtlasError, match="expected one integer per vertex, found 3 maps"):
+    with pytest.raises(AtlasError, match="expected one map of labels, found 3"):
         atlases.load(spec)
 
 
@@ -261,7 +283,7 @@ def test_nothing_outside_the_file_is_read(tmp_path: Path, series: dict[str, np.n
     for path in run:
         path.write_text(path.read_text().replace('ExternalFileName=""', 'ExternalFileName="secret"'))
     error = damaged(run, tmp_path, "GZipBase64Binary", "ExternalFileBinary")
-    assert "its data lie in another file, 'secret'" in error.detail
+    assert error.reason == "external data" and "keeps its numbers in another file, 'secret'" in error.detail
 
 
 def test_a_flipped_bit_in_compressed_data_is_damage(tmp_path: Path, series: dict[str, np.ndarray]) -> None:

@@ -220,6 +220,14 @@ def test_the_wrong_space_or_density_is_refused(study: SurfaceStudy) -> None:
         assert len(runs) == 1
 
 
+def test_a_selection_that_nothing_fits_names_what_is_there(study: SurfaceStudy) -> None:
+    with pytest.raises(
+        InputError, match=r"no surface series of .*task other.* in sub-01; found sub-01_task-rest"
+    ) as said:
+        study.index(task="other")
+    assert "raw images" not in str(said.value)
+
+
 def test_two_densities_are_ambiguous(tmp_path: Path) -> None:
     study = SurfaceStudy(tmp_path, "cifti")
     study.add()
@@ -233,9 +241,12 @@ def test_two_densities_are_ambiguous(tmp_path: Path) -> None:
     ("atlas", "words"),
     [
         ({"image": "a.label.gii", "space": "fsaverage5"}, r"write image: \[left, right\]"),
-        ({"image": ["a.label.gii", "b.nii.gz"], "space": "fsaverage5"}, "two images are the .label.gii"),
+        ({"image": ["a.label.gii", "b.nii.gz"], "space": "fsaverage5"}, "two images are the .label.gii or .annot"),
         ({"image": "a.dlabel.nii", "space": "MNI152NLin6Asym"}, "labels of vertices lie in fsLR"),
-        ({"image": "a.nii.gz", "table": "a.tsv", "space": "fsLR"}, "fsLR needs a .dlabel.nii or two .label.gii"),
+        (
+            {"image": "a.nii.gz", "table": "a.tsv", "space": "fsLR"},
+            "fsLR needs a .dlabel.nii, or two .label.gii or .annot",
+        ),
         ({"image": "a.nii.gz", "space": "MNI152NLin6Asym"}, "needs table"),
         ({"image": "a.dlabel.nii", "space": "fsLR", "kind": "maps"}, "maps are images of voxels"),
     ],
@@ -246,8 +257,10 @@ def test_atlases_that_make_no_sense(atlas: dict[str, Any], words: str) -> None:
         parse(content)
 
 
-def test_vertices_are_not_smoothed() -> None:
+def test_vertices_are_neither_smoothed_nor_warped() -> None:
     content = {"study": "s", "datasets": {"d": {"kind": "fmriprep", "path": "x"}}, "clean": {"smoothing_fwhm_mm": 6}}
-    content["atlases"] = [{"id": "a", "image": "a.dlabel.nii", "space": "fsLR"}]
-    with pytest.raises(ConfigError, match=r"clean\.smoothing_fwhm_mm: vertices are not smoothed"):
+    content |= {"atlases": [{"id": "a", "image": "a.dlabel.nii", "space": "fsLR"}], "warp": True}
+    with pytest.raises(ConfigError) as raised:
         parse(content)
+    assert "clean.smoothing_fwhm_mm: vertices are not smoothed" in str(raised.value)
+    assert "warp: atlases of vertices are not warped" in str(raised.value)
