@@ -62,7 +62,10 @@ def find(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Fo
     where = path, dataset, select, people, section.t_r, section.n_chunks
     if section.kind == "hdf5":
         return hdf5.find(*where, atlases=regions(section).atlases)
-    return DOORS[section.kind].find(*where)
+    found = DOORS[section.kind].find(*where)
+    if section.kind == "xcpd":
+        regions(section)  # a missing table is told before anything is computed
+    return found
 
 
 def read(section: Dataset, regions: Regions, root: Path, row: Mapping[str, str]) -> Ready:
@@ -82,9 +85,7 @@ def regions(section: Dataset) -> Regions:
     """
     root = series.data_root(Path(expand(section.path)))
     if section.regions is None and section.kind == "xcpd":
-        own = xcpd_atlas.regions(root, section.atlas_ids[0], _xcpd_atlas(section))
-        if own is not None:
-            return own
+        return xcpd_atlas.regions(root, section.atlas_ids[0], _xcpd_atlas(section))
     if section.regions is None and not section.atlas_ids and section.kind in NAMES_ITS_PEOPLE:
         beside = root / "regions.tsv"  # shards and dataset.h5 of this program
         if beside.is_file():

@@ -160,11 +160,12 @@ def _read_inside(path: Path, inside: str) -> tuple[np.ndarray, float | None]:
     try:
         with h5py.File(path, "r") as content:
             series, stated = content[inside][:], content[inside].attrs.get("RepetitionTime")
-    except (OSError, KeyError, ValueError) as error:
+            stated = None if stated is None else float(stated)
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise RunExcluded("damaged file", f"{inside} of {path.name} cannot be read ({error}); copy it again") from error
     if series.ndim != 2 or not len(series) or series.dtype.kind not in "fiu":
         raise RunExcluded("damaged table", f"{inside}: expected (time, region), found shape {series.shape}")
-    return series, None if stated is None else float(stated)
+    return series, stated
 
 
 def read(root: Path, row: Mapping[str, str]) -> Ready:

@@ -107,7 +107,14 @@ def _find_in_folder(search: Search, folder: Folder, series: Mapping[str, dict[st
         for person, path in candidates.pop(run_id):
             detail = f"{path} joins runs that are there themselves; select {{run: null}} takes it instead of them"
             found.excluded.append(search.exclusion(person, run_id, path, RunExcluded("joined runs", detail)))
-    settle(found, search.dataset, candidates, lambda run_id, path: _row(search, folder, run_id, path))
+    of_run: dict[str, list[str]] = defaultdict(list)
+    for name in folder.names:
+        of_run[entities.run_key(name)].append(name)
+
+    def row(run_id: str, path: str) -> dict[str, str]:
+        return _row(search, Folder(folder.path, tuple(of_run[run_id])), run_id, path)
+
+    settle(found, search.dataset, candidates, row)
 
 
 def _joined(run_ids: list[str]) -> list[str]:
@@ -151,6 +158,7 @@ class Beside:
 
 
 def _row(search: Search, folder: Folder, run_id: str, path: str) -> dict[str, str]:
+    """Return the manifest row of a run, of which `folder` has all files."""
     root, name = search.root / folder.path, path.rpartition("/")[2]
     beside, said = Beside.of(folder, name), said_by(name)
     others = [one for one in (beside.outliers, beside.coverage, beside.denoised) if one]
@@ -273,11 +281,12 @@ def _displacement(path: Path, n_volumes: int) -> np.ndarray:
 
 def _coverage(path: Path, names: list[str]) -> np.ndarray:
     """Return the coverage of each column; NaN where the table does not name it."""
-    table = read_tsv(path)
-    column = next((column for column in table.columns[1:] if _bare(column) == "coverage"), None)
-    if column is None:
-        raise RunExcluded(
-            "damaged table", f"{path.name}: expected a name and coverage in each row, found {list(table)}"
-        )
+    try:
+        table = read_tsv(path)
+        column = next((column for column in table.columns[1:] if _bare(column) == "coverage"), None)
+        if column is None:
+            raise ValueError(f"found {list(table)}")
+    except (InputError, ValueError, OSError) as error:  # pandas' and Unicode's errors are ValueErrors
+        raise RunExcluded("damaged table", f"{path.name}: expected a name and coverage in each row: {error}") from error
     of = dict(zip(table.iloc[:, 0], pd.to_numeric(table[column], errors="coerce"), strict=True))
     return np.array([of.get(name, np.nan) for name in names])

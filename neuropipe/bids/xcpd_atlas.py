@@ -13,8 +13,8 @@ from neuropipe.errors import InputError
 from neuropipe.signals.regions import Regions
 
 
-def regions(path: Path, atlas: str, segmentation: str) -> Regions | None:
-    """Return the regions of an atlas as XCP-D's own table lists them; None where the folder has no table of it.
+def regions(path: Path, atlas: str, segmentation: str) -> Regions:
+    """Return the regions of an atlas as XCP-D's own table lists them.
 
     Parameters
     ----------
@@ -24,6 +24,11 @@ def regions(path: Path, atlas: str, segmentation: str) -> Regions | None:
         Id that the regions get.
     segmentation : str
         XCP-D's name of the atlas.
+
+    Raises
+    ------
+    InputError
+        The folder has no table of it, or it is not one of regions.
     """
     tables = [
         table
@@ -31,7 +36,12 @@ def regions(path: Path, atlas: str, segmentation: str) -> Regions | None:
         for table in sorted([*where.glob("*_dseg.tsv"), *where.glob("*/*_dseg.tsv")])
         if said_by(table.name).get("segmentation") == segmentation
     ]
-    return _region_table(tables[0], atlas) if tables else None
+    if not tables:
+        raise InputError(
+            f"{path} has no atlas-{segmentation}_dseg.tsv (at the top, below atlases/ or sourcedata/atlases/), which "
+            "names the regions; copy it there, or name a table with index and name as regions of the dataset."
+        )
+    return _region_table(tables[0], atlas)
 
 
 def _region_table(path: Path, atlas: str) -> Regions:

@@ -204,6 +204,15 @@ def slots_of(file: h5py.File, atlases: Sequence[str] | None = None) -> tuple[str
             f"{file.filename}: expected long_subject_id and timeseries/<atlas>, missing {missing or 'timeseries'}; "
             f"found {list(file)} and timeseries {list(file.get('timeseries', ()))}."
         )
+    n = len(file["long_subject_id"])
+    for slot in slots:
+        shape = file[f"timeseries/{slot}"].shape
+        valid = file[f"valid/{slot}"].shape if f"valid/{slot}" in file else shape[:2]
+        if len(shape) != 3 or shape[0] != n or valid != shape[:2]:
+            raise InputError(
+                f"{file.filename}: expected timeseries/{slot} (recordings, regions, time) of {n} recordings, found "
+                f"shape {shape}, and valid/{slot} of shape {valid}."
+            )
     return slots
 
 
@@ -224,13 +233,13 @@ def recording(file: h5py.File, slots: Sequence[str], i: int) -> np.ndarray:
 
 def subject_ids(file: h5py.File) -> list[str]:
     """Return the person of each recording."""
-    return [str(name, "utf-8") for name in file["long_subject_id"][:]]
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in file["long_subject_id"][:]]
 
 
 def labels_of(file: h5py.File) -> dict[str, np.ndarray]:
     """Return the labels by name: those below ``labels/``, and those that others keep at the root."""
-    at_root = {name: table for name, table in file.items() if isinstance(table, h5py.Dataset) and name not in NO_LABELS}
-    return {name: _decode(table[:]) for name, table in (at_root | dict(file.get("labels", {}))).items()}
+    tables = {name: table for name, table in file.items() if name not in NO_LABELS} | dict(file.get("labels", {}))
+    return {n: _decode(t[:]) for n, t in tables.items() if isinstance(t, h5py.Dataset) and t.ndim == 1}
 
 
 def _lengths(file: h5py.File, series: list[np.ndarray]) -> np.ndarray:
@@ -242,5 +251,5 @@ def _lengths(file: h5py.File, series: list[np.ndarray]) -> np.ndarray:
 
 def _decode(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind in "SO":
-        return np.array([str(value, "utf-8") for value in values])
+        return np.array([value.decode() if isinstance(value, bytes) else str(value) for value in values])
     return values.astype(float)

@@ -127,6 +127,16 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert capsys.readouterr().err.strip().count("\n") == 0
 
 
+def test_tables_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    other(tmp_path / "h/x.h5", {"1": planted(1, 23, 60), "2": planted(2, 23, 60)}, scalar=1, matrix=np.zeros((2, 2)))
+    assert len(indexed(tmp_path, dataset(tmp_path))[0]) == 2  # tables that are no labels do no harm
+    with h5py.File(tmp_path / "h/x.h5", "a") as file:
+        del file["long_subject_id"]
+        file["long_subject_id"] = np.array([7, 8, 9])
+    with pytest.raises(InputError, match=r"of 3 recordings, found shape \(2, "):
+        indexed(tmp_path, dataset(tmp_path))
+
+
 def test_ids_that_would_become_one_person_are_refused(tmp_path: Path) -> None:
     other(tmp_path / "h/x.h5", {"A_1": planted(1, 23, 60), "A1": planted(2, 23, 60)})
     with pytest.raises(InputError, match="'A_1' and 'A1' would both become sub-A1"):

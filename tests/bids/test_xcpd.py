@@ -196,6 +196,7 @@ def test_one_atlas_of_many_is_taken(tmp_path: Path) -> None:
     xcpd_atlas(root)
     people(root, "1")
     assert "_seg-Toy_" in indexed(tmp_path, dataset(tmp_path))[0]["sub-1_task-rest"]["image"]
+    (root / "atlases/atlas-Tian_dseg.tsv").write_text((root / "atlases/atlas-Toy/atlas-Toy_dseg.tsv").read_text())
     for select in ({"seg": "Tian"}, {"atlas": "Tian"}, {"bold": {"segmentation": "Tian"}}):
         row = indexed(tmp_path, dataset(tmp_path, atlas="mine", select=select))[0]["sub-1_task-rest"]
         assert "_seg-Tian_" in row["image"]
@@ -250,9 +251,10 @@ def test_what_does_not_fit_is_left_out_with_its_reason(tmp_path: Path) -> None:
         "sub-8": "no participants row",
     }
     table(folders[6] / "sub-6_task-rest_motion.tsv", np.zeros((3, 1)), ["framewise_displacement"])
-    (folders[7] / f"sub-7_task-rest_{grid}_seg-Toy_stat-coverage_bold.tsv").write_text("a\tb\n1\t2\n")
-    receipt = cleaned(tmp_path, dataset(tmp_path))
-    assert [row["reason"] for row in receipt["excluded"]] == ["length mismatch", "damaged table"]
+    for content in (b"a\tb\n1\t2\n", b"", b"\xff\xfe"):
+        (folders[7] / f"sub-7_task-rest_{grid}_seg-Toy_stat-coverage_bold.tsv").write_bytes(content)
+        receipt = cleaned(tmp_path, dataset(tmp_path))
+        assert [row["reason"] for row in receipt["excluded"]] == ["length mismatch", "damaged table"]
 
 
 def test_a_changed_outliers_table_makes_the_run_again(tmp_path: Path) -> None:
@@ -267,6 +269,20 @@ def test_a_changed_outliers_table_makes_the_run_again(tmp_path: Path) -> None:
     after = cleaned(tmp_path, dataset(tmp_path))
     assert after["products"] != before
     assert sidecar(tmp_path, after, "sub-1_task-rest")["CensoredVolumes"] == [5]
+
+
+def test_without_the_atlas_table_the_index_says_so(tmp_path: Path) -> None:
+    """And one of the user's own may stand in for it."""
+    xcpd_run(tmp_path / "xcp_d", "sub-1_task-rest", planted(1))
+    people(tmp_path / "xcp_d", "1")
+    with pytest.raises(InputError, match=r"has no atlas-Toy_dseg\.tsv"):
+        indexed(tmp_path, dataset(tmp_path))
+    (tmp_path / "own.tsv").write_text("index\tname\n" + "".join(f"{i}\t{name}\n" for i, name in enumerate(NAMES, 1)))
+    runs, _ = indexed(tmp_path, dataset(tmp_path, regions=str(tmp_path / "own.tsv")))
+    assert len(runs) == 1
+    xcpd_atlas(tmp_path / "xcp_d", word="title")
+    with pytest.raises(InputError, match="expected a column name"):
+        indexed(tmp_path, dataset(tmp_path))
 
 
 def test_what_the_configuration_must_say(tmp_path: Path) -> None:
