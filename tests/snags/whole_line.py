@@ -84,7 +84,8 @@ class Parcellated:
         """Return ``<reason>: <detail>`` of a run that was left out."""
         rows = [row for row in self.receipt["excluded"] if row["run_id"] == f"sub-{run}"]
         assert len(rows) == 1, self.receipt
-        assert not list((self.results / "derivatives").rglob(f"sub-{run}_*")), "nothing of it may look finished"
+        series = (self.results / "derivatives").rglob(f"sub-{run}_*timeseries.*")
+        assert not list(series), "nothing of it may look finished"
         return f"{rows[0]['reason']}: {rows[0]['detail']}"
 
 
