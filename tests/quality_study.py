@@ -81,7 +81,14 @@ def write(root: Path, n_runs: int, regions: Regions, *, motion: bool = True, **s
         person = f"sub-{number:04d}"
         people.append({"participant_id": person, "site": SITES[number % len(SITES)]})
         row = {"run_id": f"{person}_task-rest", "participant_id": person, "session": "n/a", "offset": "0"}
-        row |= {"space": "n/a", "t_r": "2.0", "n_volumes": str(N_VOLUMES), "image": f"{person}.nii", "fingerprint": "0"}
+        row |= {
+            "space": "n/a",
+            "t_r": "2.0",
+            "start_time_s": "n/a",
+            "n_volumes": str(N_VOLUMES),
+            "image": f"{person}.nii",
+            "fingerprint": "0",
+        }
         raw, confounds, coverage = recording(number, regions, rng)
         if not motion:
             confounds = without_confounds(N_VOLUMES)
