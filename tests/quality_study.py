@@ -98,11 +98,9 @@ def write(root: Path, n_runs: int, regions: Regions, *, motion: bool = True, **s
             )
             products.append(parcellate._write(job, row, result, folder))
         except RunExcluded as reason:
-            excluded.append(parcellate._exclusion(job, row, reason, folder))
+            excluded.append(parcellate._exclusion(job, row, reason, study))
     for entry in products:
-        entry["path"] = f"derivatives/made/{entry['path']}"
-    for entry in (*products, *excluded):
-        entry["traces"] = f"derivatives/made/{entry['traces']}"
+        entry |= {key: f"derivatives/made/{entry[key]}" for key in ("path", "traces")}
     receipt = {"stage": "parcellate", "dataset": "made", "chunk": "00", "products": products, "excluded": excluded}
     write_json(study.receipt("parcellate", "made", 0), receipt)
     study.participants("made").parent.mkdir(parents=True)
