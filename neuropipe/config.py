@@ -391,7 +391,7 @@ class Exclude(Section):
     """Share of the pass-band's variance that the confounds leave, median over regions; little means over-fitted."""
     max_edge_motion: Share | None = None
     """Mean absolute correlation of framewise displacement with the co-fluctuation of two regions, after cleaning."""
-    runs: list[str] = Field(default_factory=list)
+    runs: list[str] | None = None
     """Left out by hand: run ids (``sub-01_task-rest``) or people (``sub-01``)."""
 
 

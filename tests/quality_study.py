@@ -81,7 +81,14 @@ def write(root: Path, n_runs: int, regions: Regions, *, motion: bool = True, **s
         person = f"sub-{number:04d}"
         people.append({"participant_id": person, "site": SITES[number % len(SITES)]})
         row = {"run_id": f"{person}_task-rest", "participant_id": person, "session": "n/a", "offset": "0"}
-        row |= {"space": "n/a", "t_r": "2.0", "n_volumes": str(N_VOLUMES), "image": f"{person}.nii", "fingerprint": "0"}
+        row |= {
+            "space": "n/a",
+            "t_r": "2.0",
+            "start_time_s": "n/a",
+            "n_volumes": str(N_VOLUMES),
+            "image": f"{person}.nii",
+            "fingerprint": "0",
+        }
         raw, confounds, coverage = recording(number, regions, rng)
         if not motion:
             confounds = without_confounds(N_VOLUMES)
@@ -91,11 +98,9 @@ def write(root: Path, n_runs: int, regions: Regions, *, motion: bool = True, **s
             )
             products.append(parcellate._write(job, row, result, folder))
         except RunExcluded as reason:
-            excluded.append(parcellate._exclusion(job, row, reason, folder))
+            excluded.append(parcellate._exclusion(job, row, reason, study))
     for entry in products:
-        entry["path"] = f"derivatives/made/{entry['path']}"
-    for entry in (*products, *excluded):
-        entry["traces"] = f"derivatives/made/{entry['traces']}"
+        entry |= {key: f"derivatives/made/{entry[key]}" for key in ("path", "traces")}
     receipt = {"stage": "parcellate", "dataset": "made", "chunk": "00", "products": products, "excluded": excluded}
     write_json(study.receipt("parcellate", "made", 0), receipt)
     study.participants("made").parent.mkdir(parents=True)

@@ -209,5 +209,5 @@ def check(quality: dict[str, Any], limits: Exclude) -> None:
 
 def check_by_hand(participant_id: str, run_id: str, limits: Exclude) -> None:
     """Raise where the study names this run, or this person, in ``exclude.runs``."""
-    if named := {participant_id, run_id} & set(limits.runs):
+    if named := {participant_id, run_id} & set(limits.runs or ()):
         raise RunExcluded("by hand", f"{', '.join(sorted(named))} is listed in exclude.runs")

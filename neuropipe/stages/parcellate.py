@@ -64,12 +64,11 @@ def run(*, config: str, dataset: str, manifest: str, output: str, derivatives: s
     chunk = Path(manifest).stem.rpartition("-")[2]
     with lock(folder / f".lock-chunk-{chunk}"):
         _describe_folder(job, folder)
-        products, excluded = _work(job, rows, folder, workers, config)
+        products, left_out = _work(job, rows, folder, workers, config)
         for product in products:
-            product["path"] = os.path.relpath(folder / product["path"], study.root).replace(os.sep, "/")
-        for entry in (*products, *excluded):
-            if "traces" in entry:
-                entry["traces"] = os.path.relpath(folder / entry["traces"], study.root).replace(os.sep, "/")
+            for key in ("path", "traces"):
+                product[key] = os.path.relpath(folder / product[key], study.root).replace(os.sep, "/")
+        excluded = [_exclusion(job, row, reason, study) for row, reason in left_out]
         about = {"stage": "parcellate", "dataset": dataset, "chunk": chunk}
         provenance.write_json(receipt, about | {"products": products, "excluded": excluded})
     log.info("%s chunk %s: %d runs clean, %d left out", dataset, chunk, len(products), len(excluded))
@@ -77,32 +76,32 @@ def run(*, config: str, dataset: str, manifest: str, output: str, derivatives: s
 
 def _work(
     job: Job, rows: list[dict[str, str]], folder: Path, workers: int, config: str
-) -> tuple[list[dict[str, str]], list[dict[str, Any]]]:
-    """Return products and excluded rows of a chunk, both in the manifest's order."""
-    done, excluded, todo = {}, {}, []
+) -> tuple[list[dict[str, str]], list[tuple[dict[str, str], RunExcluded]]]:
+    """Return products of a chunk, and the rows that are left out with their reasons, both in the manifest's order."""
+    done, left_out, todo = {}, {}, []
     for row in rows:
         try:
             finished = _finished(job, row, folder)
             if finished is None:
                 quality.check_by_hand(row["participant_id"], row["run_id"], job.config.exclude)
         except RunExcluded as reason:
-            excluded[row["run_id"]] = _exclusion(job, row, reason, folder)
+            left_out[row["run_id"]] = reason
             continue
         if finished is None:
             todo.append(row)
         else:
             done[row["run_id"]] = finished
-    progress = Progress(f"parcellate {job.dataset}", len(rows), len(done) + len(excluded), unit="runs", log_every_s=0)
+    progress = Progress(f"parcellate {job.dataset}", len(rows), len(done) + len(left_out), unit="runs", log_every_s=0)
     for row, result in _results(job, todo, workers, config):
         if isinstance(result, RunExcluded):
-            excluded[row["run_id"]] = _exclusion(job, row, result, folder)
+            left_out[row["run_id"]] = result
             progress.advance(f"{row['run_id']} left out: {result.reason}")
         else:
             done[row["run_id"]] = _write(job, row, result, folder)
             progress.advance(row["run_id"])
     progress.close()
-    order = [row["run_id"] for row in rows]
-    return [done[key] for key in order if key in done], [excluded[key] for key in order if key in excluded]
+    products = [done[row["run_id"]] for row in rows if row["run_id"] in done]
+    return products, [(row, left_out[row["run_id"]]) for row in rows if row["run_id"] in left_out]
 
 
 def _results(
@@ -191,20 +190,24 @@ def _entry(row: dict[str, str], path: Path, traces: Path, sha256: str, fingerpri
     return {"run_id": row["run_id"], **paths, "sha256": sha256, "fingerprint": fingerprint}
 
 
-def _exclusion(job: Job, row: dict[str, str], reason: RunExcluded, folder: Path) -> dict[str, Any]:
-    """Return the receipt's row of a run that is left out, with what is known of it nonetheless."""
+def _exclusion(job: Job, row: dict[str, str], reason: RunExcluded, study: Study) -> dict[str, Any]:
+    """Return the receipt's row of a run that is left out, with what is known of it nonetheless.
+
+    What it looked like lies under ``qc/``: nothing in the derivatives may look finished.
+    """
     where = (job.dataset, row["participant_id"], row["run_id"], row["image"])
     found: dict[str, Any] = exclusion("parcellate", *where, reason.reason, reason.detail)
     if reason.traces is not None:
-        found["traces"] = _write_traces(reason.traces, _with_suffix(_stem(job, row), TRACES), folder).as_posix()
+        path = study.qc(job.dataset) / "left_out" / f"{row['run_id']}_{TRACES}"
+        _write_traces(reason.traces, path)
+        found["traces"] = path.relative_to(study.root).as_posix()
     return found | ({"quality": reason.quality} if reason.quality else {})
 
 
-def _write_traces(traces: Traces, path: Path, folder: Path) -> Path:
-    remove_partial(folder / path)
-    with atomic(folder / path) as temporary:
+def _write_traces(traces: Traces, path: Path) -> None:
+    remove_partial(path)
+    with atomic(path) as temporary:
         traces.write(temporary)
-    return path
 
 
 def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dict[str, str]:
@@ -221,7 +224,8 @@ def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dic
     )
     text = coverage.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
     write_text(folder / _with_suffix(stem, "coverage.tsv"), text)
-    traces = _write_traces(result.traces, _with_suffix(stem, TRACES), folder)
+    traces = _with_suffix(stem, TRACES)
+    _write_traces(result.traces, folder / traces)
     digest, fingerprint = provenance.sha256(folder / path), job.fingerprint(row)
     inputs = {row["image"]: row["fingerprint"]} if row["offset"] != "n/a" else fingerprints_of(job, row)
     about = provenance.describe("parcellate", inputs=inputs, settings=job.settings, packages=PACKAGES, **result.facts)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neuropipe.config import Exclude
+from neuropipe.config import Clean, Exclude
 from neuropipe.errors import RunExcluded
 from neuropipe.signals import quality
 from neuropipe.signals.clean import clean
@@ -99,8 +99,8 @@ def test_lost_degrees_of_freedom_by_cause() -> None:
     rng = np.random.default_rng(3)
     censored = np.isin(np.arange(300), [20, 80, 81, 200, 290])
     regressors = rng.normal(size=(300, 24))
-    settings = {"high_pass": 0.01, "low_pass": 0.1, "target_t_r": None, "standardize": True}
-    found = clean(rng.normal(size=(300, 3)), 2.0, regressors, censored, min_degrees_of_freedom=0, **settings)
+    settings = Clean(high_pass=0.01, low_pass=0.1, t_r=None)
+    found = clean(rng.normal(size=(300, 3)), 2.0, regressors, censored, settings)
     lost = quality.lost_degrees(300, found.degrees_of_freedom, found.lost_to_filter, found.lost_to_censoring)
     assert lost == {
         "lost_degrees_of_freedom": 191 + 5 + 24,
