@@ -20,12 +20,12 @@ from neuropipe.paths import write_text
 
 # Bumped when a stage's output changes meaning; part of every rule's params, so that its jobs rerun.
 STAGE_VERSIONS = {
-    "index": 1,
-    "parcellate": 2,
+    "index": 2,
+    "parcellate": 3,
     "shard": 1,
     "collect": 1,
     "qc": 1,
-    "hdf5": 1,
+    "hdf5": 2,
     "events": 1,
     "clips": 1,
     "split": 2,
