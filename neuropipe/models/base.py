@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -27,9 +27,39 @@ class ClipSpec:
         Each start drawn on its own from all possible ones, or evenly spaced over the recording.
     """
 
+    content: ClassVar[str] = "series"
     n_samples: int
     n_views: int = 1
     starts: Literal["uniform", "regular"] = "uniform"
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """What volumes a family reads.
+
+    Attributes
+    ----------
+    shape : tuple of int, optional
+        The only size (x, y, z) that it accepts; None where any will do.
+    n_views : int
+        Scans of one person per training sample; augmented copies of one scan are made in the loss.
+    """
+
+    content: ClassVar[str] = "volume"
+    shape: tuple[int, int, int] | None = None
+    n_views: int = 1
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What images a family reads; attributes as in `VolumeSpec`, `shape` is (row, column)."""
+
+    content: ClassVar[str] = "image"
+    shape: tuple[int, int] | None = None
+    n_views: int = 1
+
+
+Spec = ClipSpec | VolumeSpec | ImageSpec  # `content` names the field of `Batch` that is filled
 
 
 class ModelConfig(BaseModel, ABC):
@@ -38,8 +68,12 @@ class ModelConfig(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @abstractmethod
-    def clips(self) -> ClipSpec:
-        """Return how recordings are cut for training."""
+    def reads(self) -> Spec:
+        """Return what a batch holds for training: clips of series, volumes, or images."""
+
+    def labels(self) -> dict[str, Literal["number", "category"]]:
+        """Return the columns of participants.tsv that the training loss needs in ``Batch.labels``, by kind."""
+        return {}
 
 
 @runtime_checkable
@@ -50,4 +84,4 @@ class Family(Protocol):
         """Return ``"loss"`` and its named parts; `progress` runs from 0 to 1 over training."""
 
     def embed(self, batch: Batch) -> Tensor:
-        """Return a tensor (batch, embed_dim): deterministic, blind to padding."""
+        """Return a tensor (batch, embed_dim): deterministic, blind to padding and to ``train()``."""

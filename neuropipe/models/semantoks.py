@@ -178,7 +178,7 @@ class Config(ModelConfig):
             tokenizers_first=False,
         )
 
-    def clips(self) -> ClipSpec:
+    def reads(self) -> ClipSpec:
         """Two clips of `n_samples`, each drawn on its own."""
         return ClipSpec(n_samples=self.n_samples, n_views=2)
 

@@ -37,7 +37,7 @@ def _embed(folder: Path, target: Path, shards: list[Path], sites: dict[str, str 
     source = Source([Shards(path) for path in shards], None, sites, device, "mapped")
     saved.regions.check_same(source.regions, f"{folder} and {shards[0]}")
     family_config = saved.model.config
-    n_samples, n_clips = family_config.clips().n_samples, saved.about["recipe"]["n_clips"]
+    n_samples, n_clips = family_config.reads().n_samples, saved.about["recipe"]["n_clips"]
     begun = time.perf_counter()
     table = embed_people(saved.model.to(device), source, n_samples, n_clips)
     seconds = time.perf_counter() - begun

@@ -98,7 +98,7 @@ def _train(
     rows = loop.train(
         model,
         source,
-        config.clips(),
+        config.reads(),
         chosen.train,
         seed=seed,
         folder=folder / "checkpoints",

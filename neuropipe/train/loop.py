@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from neuropipe.data import order
 from neuropipe.data.batch import Batch
 from neuropipe.data.source import Source
 from neuropipe.errors import NeuropipeError
-from neuropipe.models.base import ClipSpec
+from neuropipe.models.base import Spec
 from neuropipe.train import checkpoint, optim
 from neuropipe.train.progress import Progress
 from neuropipe.train.recipe import TrainSettings
@@ -30,18 +29,15 @@ from neuropipe.train.recipe import TrainSettings
 
 def parts(batch: Batch, n_parts: int) -> Iterator[Batch]:
     """Cut a batch into `n_parts` along its people, all views of a person staying together."""
-    n_people = len(batch.series) // batch.n_views
-    for rows in torch.arange(n_people).tensor_split(min(n_parts, n_people)):
-        chosen = (rows + n_people * torch.arange(batch.n_views)[:, None]).reshape(-1).to(batch.series.device)
-        names = ("series", "valid_time", "valid_region", "t_r", "person", "dataset", "site")
-        taken = {name: getattr(batch, name)[chosen] for name in names}
-        yield replace(batch, **taken, labels={k: v[chosen] for k, v in batch.labels.items()})
+    for rows in torch.arange(batch.n_people).tensor_split(min(n_parts, batch.n_people)):
+        chosen = rows + batch.n_people * torch.arange(batch.n_views)[:, None]
+        yield batch.rows(chosen.reshape(-1).to(batch.device))
 
 
 def train(
     model: nn.Module,
     source: Source,
-    spec: ClipSpec,
+    spec: Spec,
     settings: TrainSettings,
     *,
     seed: int,
@@ -58,8 +54,8 @@ def train(
         A family's model, freshly initialised, on the device of `source`.
     source : Source
         The recordings of the training side, nobody else's.
-    spec : ClipSpec
-        How the family wants recordings cut.
+    spec : Spec
+        What the family reads, and how it wants it cut.
     settings : TrainSettings
         From the recipe.
     seed : int
@@ -107,7 +103,7 @@ def train(
             model.after_step(share)
         done = step + 1
         if done % settings.log_every == 0 or done == settings.n_steps:
-            n_samples = len(window) * len(batch.series) // batch.n_views
+            n_samples = len(window) * batch.n_people
             rows.append(_row(window, done, lr, n_samples, clock, what))
             window, clock = [], time.perf_counter()
             _say(writer, rows[-1])
@@ -127,7 +123,7 @@ def _backward(
 ) -> dict[str, Tensor]:
     """Run forward and backward over the parts of a batch; return the mean of each named loss, on the device."""
     total: dict[str, Tensor] = {}
-    n_parts = min(n_parts, len(batch.series) // batch.n_views)
+    n_parts = min(n_parts, batch.n_people)
     for part in parts(batch, n_parts) if n_parts > 1 else [batch]:
         with autocast:
             losses = loss_of(part, generator, share)

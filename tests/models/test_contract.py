@@ -20,6 +20,7 @@ from neuropipe.signals.regions import Regions
 from neuropipe.train import recipe
 
 N_PEOPLE = 4
+VOLUME, IMAGE = (32, 36, 32), (48, 40)  # for families that take any size
 # Fields of a second small model per family, for what its demo recipe leaves out.
 OTHERS = {
     "semantoks": {
@@ -58,23 +59,55 @@ def regions() -> Regions:
     return Regions(table.assign(index=range(27)))
 
 
-def make(name: str, seed: int = 0) -> tuple[torch.nn.Module, ClipSpec]:
-    """Return a freshly initialised model and how it wants its clips."""
+def make(name: str, seed: int = 0) -> tuple[torch.nn.Module, ModelConfig]:
+    """Return a freshly initialised model and its config."""
     family, config = configs()[name]
     torch.manual_seed(seed)
-    return models.load(family).Model(config, regions()), config.clips()
+    return models.load(family).Model(config, regions()), config
 
 
-def batch(spec: ClipSpec, n_views: int = 1, seed: int = 0) -> Batch:
-    """Return smooth z-scored series of `N_PEOPLE` people."""
+def smooth(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Return noise of `shape` (batch, 1, ...) that changes slowly along every spatial axis, per row of variance 1."""
+    noise = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
+    for axis in range(2, noise.dim()):
+        noise = (noise + noise.roll(1, axis) + noise.roll(2, axis)) / 3**0.5
+    return noise.float()
+
+
+def known(config: ModelConfig, n_rows: int, n_views: int) -> dict[str, torch.Tensor]:
+    """Return the labels that the loss reads; the last person's are unknown."""
+    person = torch.arange(n_rows) % (n_rows // n_views)
+    last = person == person.max()
+    values = {
+        "number": (30.0 + 7 * person).masked_fill(last, torch.nan),
+        "category": (person % 2).masked_fill(last, -1),
+    }
+    return {column: values[kind] for column, kind in config.labels().items()}
+
+
+def batch(config: ModelConfig, n_views: int = 1, seed: int = 0) -> Batch:
+    """Return what the family reads, of `N_PEOPLE` people: z-scored series, smooth volumes or images."""
+    spec, n_rows = config.reads(), n_views * N_PEOPLE
+    labels = known(config, n_rows, n_views)
+    if spec.content == "volume":
+        return Batch.of_volumes(smooth((n_rows, 1, *(spec.shape or VOLUME)), seed), labels, n_views)
+    if spec.content == "image":
+        return Batch.of_images(smooth((n_rows, 1, *(spec.shape or IMAGE)), seed), labels, n_views)
     rng = np.random.default_rng(seed)
-    series = rng.standard_normal((n_views * N_PEOPLE, spec.n_samples, len(regions()))).cumsum(1)
+    series = rng.standard_normal((n_rows, spec.n_samples, len(regions()))).cumsum(1)
     series = (series - series.mean(1, keepdims=True)) / series.std(1, keepdims=True)
-    return Batch.of_series(torch.from_numpy(series).float(), n_views=n_views)
+    return replace(Batch.of_series(torch.from_numpy(series).float(), n_views=n_views), labels=labels)
 
 
-def loss_of(model: torch.nn.Module, spec: ClipSpec, seed: int) -> dict[str, torch.Tensor]:
-    return model.loss(batch(spec, spec.n_views), torch.Generator().manual_seed(seed), progress=0.0)
+def loss_of(model: torch.nn.Module, config: ModelConfig, seed: int) -> dict[str, torch.Tensor]:
+    return model.loss(batch(config, config.reads().n_views), torch.Generator().manual_seed(seed), progress=0.0)
+
+
+def clip_length(config: ModelConfig) -> int:
+    """Return the length of a clip; skip where the family reads no series: only they have padding and gaps."""
+    if not isinstance(config.reads(), ClipSpec):
+        pytest.skip("this family does not read series")
+    return config.reads().n_samples
 
 
 @pytest.fixture(params=sorted(configs()))
@@ -90,21 +123,24 @@ def test_config_is_frozen_documented_and_survives_json(name: str) -> None:
     with pytest.raises(ValidationError):
         type(config).model_validate({"no_such_field": 1})
     with pytest.raises(ValidationError):
-        config.n_samples = 1
+        setattr(config, next(iter(type(config).model_fields)), None)
 
 
 def test_keeps_the_protocol(name: str) -> None:
-    model, spec = make(name)
+    model, config = make(name)
     assert isinstance(model, Family)
-    assert spec.n_samples > 0 and spec.n_views > 0
+    assert config.reads().n_views > 0
+    assert set(config.labels().values()) <= {"number", "category"}
+    filled = {field for field in ("series", "volume", "image") if getattr(batch(config), field) is not None}
+    assert filled == {config.reads().content}
 
 
 def test_every_trained_parameter_gets_a_gradient(name: str) -> None:
-    model, spec = make(name)
+    model, config = make(name)
     reached: set[str] = set()
     for seed in range(8):
         model.zero_grad()
-        losses = loss_of(model, spec, seed)
+        losses = loss_of(model, config, seed)
         assert losses["loss"].shape == () and torch.isfinite(losses["loss"])
         assert not any(value.requires_grad for part, value in losses.items() if part != "loss")
         losses["loss"].backward()
@@ -114,36 +150,37 @@ def test_every_trained_parameter_gets_a_gradient(name: str) -> None:
 
 
 def test_loss_follows_the_generator_and_nothing_else(name: str) -> None:
-    model, spec = make(name)
+    model, config = make(name)
     torch.manual_seed(1)
-    first = loss_of(model, spec, seed=3)
+    first = loss_of(model, config, seed=3)
     torch.manual_seed(2)
-    again, other = loss_of(model, spec, seed=3), loss_of(model, spec, seed=4)
+    again, other = loss_of(model, config, seed=3), loss_of(model, config, seed=4)
     assert all(torch.equal(first[part], again[part]) for part in first)
     assert first.keys() == other.keys()
     assert not torch.equal(first["loss"], other["loss"])
 
 
 def test_embedding_is_deterministic_and_of_each_clip_alone(name: str) -> None:
-    model, spec = make(name)
-    clips = batch(spec)
+    model, config = make(name)
+    clips = batch(config)
     out = model.embed(clips)
     assert out.shape == (N_PEOPLE, model.embed_dim) and torch.isfinite(out).all()
     assert torch.equal(out, model.embed(clips))
     torch.testing.assert_close(model.train().embed(clips), model.eval().embed(clips))
-    alone = Batch.of_series(clips.series[1:2])
+    alone = clips.rows(torch.tensor([1]))
     torch.testing.assert_close(out[1:2], model.embed(alone), rtol=1e-4, atol=1e-5)
     assert (out[0] - out[1]).abs().max() > 1e-3
 
 
 def test_embedding_ignores_padding(name: str) -> None:
     """A clip cut short gives the same features however far it is padded, and with whatever."""
-    model, spec = make(name)
-    clips = batch(spec)
-    kept = spec.n_samples * 2 // 3
-    valid = (torch.arange(spec.n_samples) < kept).expand(N_PEOPLE, -1)
+    model, config = make(name)
+    length = clip_length(config)
+    clips = batch(config)
+    kept = length * 2 // 3
+    valid = (torch.arange(length) < kept).expand(N_PEOPLE, -1)
     short = model.embed(replace(clips, valid_time=valid))
-    longer = torch.cat([clips.series[:, :kept], torch.full((N_PEOPLE, spec.n_samples, len(regions())), 9.0)], dim=1)
+    longer = torch.cat([clips.series[:, :kept], torch.full((N_PEOPLE, length, len(regions())), 9.0)], dim=1)
     padded = Batch.of_series(longer)
     padded = replace(padded, valid_time=(torch.arange(longer.shape[1]) < kept).expand(N_PEOPLE, -1))
     torch.testing.assert_close(model.embed(padded), short, rtol=1e-4, atol=1e-5)
@@ -152,10 +189,11 @@ def test_embedding_ignores_padding(name: str) -> None:
 
 @pytest.mark.parametrize("missing", [[2, 7], list(range(0, 24, 4)), [24, 25, 26]], ids=["some", "network", "atlas"])
 def test_embedding_and_loss_ignore_missing_regions(name: str, missing: list[int]) -> None:
-    model, spec = make(name)
+    model, config = make(name)
+    clip_length(config)
     results = []
     for filler in (0.0, 7.0, float("nan")):
-        clips = batch(spec, spec.n_views)
+        clips = batch(config, config.reads().n_views)
         valid = clips.valid_region.clone()
         valid[:, missing] = False
         series = clips.series.clone()
@@ -169,9 +207,9 @@ def test_embedding_and_loss_ignore_missing_regions(name: str, missing: list[int]
 
 
 def test_weights_survive_safetensors(name: str, tmp_path: Path) -> None:
-    model, spec = make(name)
+    model, config = make(name)
     other, _ = make(name, seed=1)
-    clips = batch(spec)
+    clips = batch(config)
     assert not torch.equal(model.embed(clips), other.embed(clips))
     save_file({key: value.clone() for key, value in model.state_dict().items()}, tmp_path / "model.safetensors")
     other.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
@@ -180,10 +218,10 @@ def test_weights_survive_safetensors(name: str, tmp_path: Path) -> None:
 
 def test_a_step_moves_what_is_trained_and_after_it_the_rest(name: str) -> None:
     """The loop's order: loss, backward, step, `after_step`; nothing but the optimiser moves trained parameters."""
-    model, spec = make(name)
+    model, config = make(name)
     if not hasattr(model, "after_step"):
         pytest.skip("this family has no after_step")
-    loss_of(model, spec, 0)["loss"].backward()
+    loss_of(model, config, 0)["loss"].backward()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     optimizer.step()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}

@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
+from neuropipe.data.batch import Batch
 from neuropipe.data.source import Source
 from neuropipe.errors import CheckpointError, NeuropipeError
-from neuropipe.models.base import ClipSpec
+from neuropipe.models.base import ClipSpec, ImageSpec, VolumeSpec
 from neuropipe.train import checkpoint, loop, optim
 from neuropipe.train.recipe import TrainSettings
 
@@ -140,6 +141,43 @@ def test_parts_keep_the_views_of_a_person_together(toy_shards):
     for part in loop.parts(batch, 2):
         first, second = part.person.view(2, -1)
         assert torch.equal(first, second)
+
+
+class Maps(nn.Module):
+    """A family of volumes or images reduced to the contract; it has labels to fit."""
+
+    def __init__(self, content: str, n_voxels: int) -> None:
+        super().__init__()
+        self.content, self.map = content, nn.Linear(n_voxels, 1)
+
+    def loss(self, batch, generator, progress):
+        error = self.map(getattr(batch, self.content).flatten(1))[:, 0] - batch.labels["age"]
+        return {"loss": error.square().mean()}
+
+
+class InMemory:
+    """A source whose batches are the same at every step."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def training_batch(self, spec, batch_size, seed, step):
+        return self.batch
+
+
+@pytest.mark.parametrize(("content", "shape"), [("volume", (6, 1, 2, 3, 4)), ("image", (6, 1, 5, 4))])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_volumes_and_images_go_through_the_loop_with_their_labels(tmp_path, content, shape, accumulate):
+    torch.manual_seed(0)
+    wrap = {"volume": Batch.of_volumes, "image": Batch.of_images}[content]
+    source = InMemory(wrap(torch.randn(shape), {"age": torch.arange(6.0)}))
+    spec = {"volume": VolumeSpec, "image": ImageSpec}[content]()
+    chosen = settings(n_steps=200, lr=0.1, clip_norm=None, accumulate=accumulate)
+    model = Maps(content, math.prod(shape[1:]))
+    rows = loop.train(model, source, spec, chosen, seed=0, folder=tmp_path, identity="x")
+    assert rows[-1]["loss"] < 0.05 * rows[0]["loss"]
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(toy_shards, tmp_path):
