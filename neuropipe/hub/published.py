@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
+import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -47,12 +50,23 @@ class Entry:
         ``copy`` must equal `name`, ``fact`` is no weight; the family's layout says what becomes of it.
     fact : tensor, optional
         What a fact looks like: its shape and type.
+    optional : bool
+        A weight that a checkpoint may lack; our tensor then stays as it is.
     """
 
     key: str
     name: str
     use: Literal["weight", "dead", "copy", "fact"] = "weight"
     fact: Tensor | None = None
+    optional: bool = False
+
+
+class Fate(NamedTuple):
+    """What became of one key when a checkpoint was loaded; `fill` leaves the list as the module's `load_report`."""
+
+    key: str
+    shape: tuple[int, ...]
+    became: str  # our tensor, or "dropped", "checked", "absent"
 
 
 def published(
@@ -61,7 +75,7 @@ def published(
     regions: Regions | None = None,
     config: ModelConfig | None = None,
 ) -> nn.Module:
-    """Return the released model of a family, in evaluation mode.
+    """Return the released model of a family, in evaluation mode; its `load_report` says what became of every key.
 
     Parameters
     ----------
@@ -90,15 +104,21 @@ def published(
 
 
 def read_weights(path: str | Path | Mapping[str, Tensor], section: str) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by key, without the prefix ``module.`` of a parallel wrapper."""
+    """Return the tensors of a checkpoint by key, without any leading ``module.`` of parallel wrappers.
+
+    The weights are the mapping itself, or lie in it under `section` or ``state_dict``; what lies beside them
+    (epoch, optimiser) is not read into memory.
+    """
     content = path if isinstance(path, Mapping) else _read_file(Path(path))
-    content = content.get(section, content)
+    for name in (section, "state_dict"):
+        if isinstance(content.get(name), Mapping):
+            content = content[name]
     strangers = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
         raise CheckpointError(
             f"Expected a state dict, or one under {section!r}; found {_some(strangers)}, which are no tensors."
         )
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    return {re.sub(r"^(module\.)+", "", key): value for key, value in content.items()}
 
 
 def _read_file(path: Path) -> Mapping:
@@ -107,7 +127,8 @@ def _read_file(path: Path) -> Mapping:
     try:
         if path.suffix == ".safetensors":
             return load_file(str(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(path)  # files of old versions of torch are no archives
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {error}. Expected .safetensors, or a file of torch.save with "
@@ -134,7 +155,7 @@ def fill(module: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tens
             f"The checkpoint has {len(unknown)} unknown key(s): {_some(unknown)}. It is of another family or version, "
             "or was made with other settings; pass the config it was made with."
         )
-    missing = [entry.key for entry in entries if entry.use == "weight" and entry.key not in weights]
+    missing = [entry.key for entry in entries if _needed(entry) and entry.key not in weights]
     if missing:
         raise CheckpointError(f"The checkpoint lacks {len(missing)} key(s): {_some(missing)}.")
     there = [entry for entry in entries if entry.key in weights]
@@ -146,7 +167,9 @@ def fill(module: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tens
                 f"{entry.key}: expected shape {expected}, found {found}. The weights were made for other regions, "
                 "another grouping into networks, or other sizes; use the regions and the config they were made with."
             )
-    module.load_state_dict({entry.name: weights[entry.key] for entry in there if entry.use == "weight"}, strict=True)
+    kept = {entry.name: own[entry.name] for entry in entries if entry.optional and entry.key not in weights}
+    loaded = {entry.name: weights[entry.key] for entry in there if entry.use == "weight"}
+    module.load_state_dict(kept | loaded, strict=True)
     own = module.state_dict()
     for entry in there:
         if entry.use == "copy" and not torch.equal(weights[entry.key].to(own[entry.name]), own[entry.name]):
@@ -155,6 +178,22 @@ def fill(module: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tens
     if dead:
         n_numbers = sum(weights[entry.key].numel() for entry in dead)
         log.info("Dropped %d tensors (%d numbers) that the released model never uses.", len(dead), n_numbers)
+    became = {"weight": None, "dead": "dropped", "copy": "checked", "fact": "checked"}
+    module.load_report = [Fate(e.key, tuple(weights[e.key].shape), became[e.use] or e.name) for e in there]
+    module.load_report += [Fate(e.key, (), "absent") for e in entries if e.key not in weights]
+    _say(module.load_report)
+
+
+def _needed(entry: Entry) -> bool:
+    return entry.use == "weight" and not entry.optional
+
+
+def _say(report: list[Fate]) -> None:
+    """Log what became of the keys, each one on the level of debugging."""
+    counts = Counter(fate.became if fate.became in ("dropped", "checked", "absent") else "loaded" for fate in report)
+    log.info("Checkpoint: %s.", ", ".join(f"{n} tensors {what}" for what, n in sorted(counts.items())))
+    for fate in report:
+        log.debug("%s %s: %s", fate.key, fate.shape, fate.became)
 
 
 def _some(keys: list[str]) -> str:

@@ -34,7 +34,19 @@ OTHERS = {
         "head_dim": 8,
         "separate_mask_head": True,
         "drop_path_rate": 0.1,
-    }
+    },
+    "yaware": {
+        "backbone": "unet",
+        "unet_width": 4,
+        "unet_depth": 3,
+        "input_shape": (20, 24, 20),
+        "augmentation": {"flip": 0.5, "rotation": 0.5, "blur": 0.5, "noise": 0.5, "cutout": 0.5, "crop": 0.5},
+        "feature": "grid",
+        "head_hidden_dim": 16,
+        "head_dim": 8,
+        "proxies": ({"column": "age"}, {"column": "sex", "kernel": "category"}),
+        "negatives": "softened",
+    },
 }
 
 
@@ -211,7 +223,10 @@ def test_weights_survive_safetensors(name: str, tmp_path: Path) -> None:
     other, _ = make(name, seed=1)
     clips = batch(config)
     assert not torch.equal(model.embed(clips), other.embed(clips))
-    save_file({key: value.clone() for key, value in model.state_dict().items()}, tmp_path / "model.safetensors")
+    save_file(
+        {key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()},
+        tmp_path / "model.safetensors",
+    )
     other.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     assert torch.equal(model.embed(clips), other.embed(clips))
 

@@ -6,6 +6,7 @@ the folder's ``cases.json`` only.
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -14,10 +15,18 @@ import torch
 
 from .reference import Folder, check, root
 
+LARGE = 1_000_000
+
 
 def adapter_name(folder: Folder) -> str:
     """Return the module that runs a folder's cases, whatever the folder is called."""
     return "." + folder.index["system"].replace("-", "_")
+
+
+def is_large(case: dict) -> bool:
+    """Return whether a case generates an input of more than `LARGE` numbers: a whole brain takes a minute."""
+    inputs = (item for item in case["inputs"].values() if isinstance(item, dict))
+    return any(math.prod(item.get("procedural", {}).get("shape", [0])) > LARGE for item in inputs)
 
 
 def collect() -> list:
@@ -34,7 +43,10 @@ def collect() -> list:
             reason = f"{folder.index['system']}: this family is not in this version"
             tests.append(pytest.param(folder, None, id=f"{name}-no-family", marks=pytest.mark.skip(reason)))
         else:
-            tests += [pytest.param(folder, case, id=f"{name}-{case['id']}") for case in folder.index["cases"]]
+            tests += [
+                pytest.param(folder, case, id=f"{name}-{case['id']}", marks=[pytest.mark.slow] * is_large(case))
+                for case in folder.index["cases"]
+            ]
     return tests
 
 
