@@ -8,6 +8,7 @@ is fastest on a processor and on a GPU alike.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,8 +135,9 @@ def random_box(shape: Sequence[int], size: Sequence[int], numbers: Sequence[floa
 
 
 def apply(volume: Tensor, draws: Draws, generator: torch.Generator) -> Tensor:
-    """Return the augmented copy of a z-scored `volume` (channel, x, y, z); `generator` draws the noise."""
-    volume = volume.clone() if draws.flip is None else volume.flip(draws.flip)
+    """Return a z-scored `volume` (channel, x, y, z) augmented, or itself; `generator` draws the noise."""
+    if draws.flip is not None:
+        volume = volume.flip(draws.flip)
     if draws.angles_deg is not None:
         volume = rotate(volume, draws.angles_deg)
     if draws.blur_sigma_voxels is not None:
@@ -144,7 +146,8 @@ def apply(volume: Tensor, draws: Draws, generator: torch.Generator) -> Tensor:
         field = torch.empty_like(volume).normal_(std=draws.noise_sd, generator=generator)
         volume = field.add_(volume)
     if draws.cutout is not None:
-        volume[:, *draws.cutout] = 0  # the copy above or a result of its own, never the caller's
+        volume = volume.clone()
+        volume[:, *draws.cutout] = 0
     if draws.crop is not None:
         volume = resize(volume[:, *draws.crop], volume.shape[1:])
     return volume
@@ -213,38 +216,41 @@ def blur(volume: Tensor, sigma_voxels: float, axes: Sequence[int] = SPATIAL) -> 
     repeated (scipy's ``reflect``).
     """
     for axis in axes:
-        volume = along(volume, gaussian_matrix(volume.shape[axis], sigma_voxels).to(volume), axis)
+        matrix = gaussian_matrix(volume.shape[axis], sigma_voxels, device=volume.device)
+        volume = along(volume, matrix.to(volume.dtype), axis)
     return volume
 
 
-def gaussian_matrix(n: int, sigma: float, truncate: float = 4.0) -> Tensor:
+def gaussian_matrix(n: int, sigma: float, truncate: float = 4.0, device: torch.device | None = None) -> Tensor:
     """Return the blur along an axis of `n` as a matrix, float64 (n, n)."""
     radius = int(truncate * sigma + 0.5)
-    offset = torch.arange(-radius, radius + 1)
+    offset = torch.arange(-radius, radius + 1, device=device)
     weight = torch.exp(-0.5 * (offset.double() / sigma) ** 2)
-    position = (torch.arange(n)[:, None] + offset) % (2 * n)  # a mirrored axis repeats after 2 n
+    position = (torch.arange(n, device=device)[:, None] + offset) % (2 * n)  # a mirrored axis repeats after 2 n
     position = torch.where(position < n, position, 2 * n - 1 - position)
     spread = (weight / weight.sum()).expand(n, -1)
-    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, position, spread)
+    return torch.zeros(n, n, dtype=torch.float64, device=device).scatter_add_(1, position, spread)
 
 
 def resize(volume: Tensor, shape: Sequence[int]) -> Tensor:
     """Return `volume` (..., x, y, z) at `shape` by linear interpolation between voxel centres, without a filter."""
     for axis, n in zip((-1, -2, -3), reversed(shape), strict=True):
-        volume = along(volume, resize_matrix(volume.shape[axis], n).to(volume), axis)
+        matrix = resize_matrix(volume.shape[axis], n, device=volume.device)
+        volume = along(volume, matrix.to(volume.dtype), axis)
     return volume
 
 
-def resize_matrix(n: int, new: int) -> Tensor:
+@functools.lru_cache(maxsize=64)  # a policy always asks for the same three
+def resize_matrix(n: int, new: int, device: torch.device | None = None) -> Tensor:
     """Return linear interpolation from `n` to `new` voxels as a matrix, float64 (new, n).
 
     Beyond the outermost centres the axis is mirrored about them (scikit-image's ``resize``).
     """
-    centre_of = (torch.arange(new, dtype=torch.float64) + 0.5) * n / new - 0.5
+    centre_of = (torch.arange(new, dtype=torch.float64, device=device) + 0.5) * n / new - 0.5
     centre_of = (n - 1) - ((n - 1) - centre_of.abs()).abs()
     left = centre_of.floor().clamp(0, max(n - 2, 0)).long()
     share = centre_of - left
-    matrix = torch.zeros(new, n, dtype=torch.float64)
+    matrix = torch.zeros(new, n, dtype=torch.float64, device=device)
     matrix.scatter_add_(1, left[:, None], (1 - share)[:, None])
     return matrix.scatter_add_(1, (left + 1).clamp(max=n - 1)[:, None], share[:, None])
 

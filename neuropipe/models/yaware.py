@@ -145,6 +145,16 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x.permute(0, 2, 3, 4, 1), weight.flatten(1)).permute(0, 4, 1, 2, 3)
 
 
+def halve(x: Tensor) -> Tensor:
+    """Return the mean of every 2^3 voxels of `x` (batch, channel, x, y, z); an odd last plane is left out.
+
+    Planes are pooled first: a processor has no pooling of volumes whose channels lie last, and would copy them.
+    """
+    planes = F.avg_pool2d(x.transpose(1, 2).flatten(0, 1), 2).unflatten(0, (len(x), -1))  # (batch, x, channel, y, z)
+    n = planes.shape[1] // 2
+    return planes[:, : 2 * n].unflatten(1, (n, 2)).mean(2).transpose(1, 2)
+
+
 def norm_relu(norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
     """Apply a batch norm, then ReLU in place of its result."""
     return F.relu(norm(x), inplace=True)
@@ -177,7 +187,7 @@ class Transition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Average 2^3 voxels, then mix channels: the order of the two does not matter, but this one is cheaper."""
-        return pointwise(F.avg_pool3d(norm_relu(self.norm, x), 2), self.conv.weight)
+        return pointwise(halve(norm_relu(self.norm, x)), self.conv.weight)
 
 
 class DenseNet(nn.Module):

@@ -1,4 +1,4 @@
-"""AdamW and its schedules: pure functions of the step, written into the optimiser once per step."""
+"""Adam and its schedules: pure functions of the step, written into the optimiser once per step."""
 
 from __future__ import annotations
 
@@ -48,18 +48,22 @@ def param_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0
     return [{"params": params, "lr_scale": 1.0, "weight_decay": weight_decay, "weight_decay_scale": 1.0}]
 
 
-def build(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """Return AdamW over the parameters of `model`, in one kernel per step where the device has one."""
+def build(model: nn.Module, settings: TrainSettings) -> torch.optim.Adam:
+    """Return Adam or AdamW over the parameters of `model`, in one kernel per step where the device has one."""
     groups = param_groups(model, settings.weight_decay, settings.layer_decay)
     fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=fused)
+    kind = torch.optim.AdamW if settings.weight_decay_in == "weights" else torch.optim.Adam
+    return kind(groups, lr=settings.lr, betas=settings.betas, eps=1e-8, fused=fused)
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, settings: TrainSettings, step: int) -> float:
     """Write the learning rate and weight decay of `step` into every group; return the learning rate."""
     total = settings.n_steps
     warmup = round(settings.warmup * total)
-    lr = settings.lr * lr_factor(step, total, warmup, zero_first=settings.lr_schedule == "published")
+    if settings.lr_schedule == "constant" and step >= warmup:
+        lr = settings.lr
+    else:
+        lr = settings.lr * lr_factor(step, total, warmup, zero_first=settings.lr_schedule == "published")
     end = settings.weight_decay if settings.weight_decay_end is None else settings.weight_decay_end
     set_rates(optimizer, lr, half_cosine(step, total, settings.weight_decay, end))
     return lr

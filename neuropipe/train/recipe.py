@@ -25,12 +25,15 @@ class TrainSettings(BaseModel):
     """Parts that a batch is cut into to save memory."""
     lr: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
-    lr_schedule: Literal["cosine", "published"] = "cosine"
-    """``cosine``: linear warm-up from above zero, then cosine to zero; ``published``: the first step has rate zero."""
+    lr_schedule: Literal["cosine", "published", "constant"] = "cosine"
+    """``cosine``: linear warm-up from above zero, then cosine to zero; ``published``: the same with rate zero at the
+    first step (Brain-Semantoks); ``constant``: no decay after the warm-up (y-Aware)."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of the steps spent warming up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Weight decay at the first step."""
+    weight_decay_in: Literal["weights", "gradient"] = "weights"
+    """Shrink the weights by themselves (AdamW), or add them to the gradient (Adam, as y-Aware was trained)."""
     weight_decay_end: Annotated[float, Field(ge=0)] | None = None
     """Weight decay at the last step (cosine in between); default: constant."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0

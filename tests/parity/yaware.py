@@ -17,6 +17,8 @@ from neuropipe.data import augment_volume
 from neuropipe.hub.layouts import yaware as layout
 from neuropipe.models import yaware
 from neuropipe.models.yaware import Classifier, Config, Model, Proxy, Segmenter, UNetEncoder
+from neuropipe.train import optim
+from neuropipe.train.recipe import TrainSettings
 
 from .reference import FLOATS
 
@@ -197,17 +199,29 @@ def ntxent_loss(c: dict, weights: None, inputs: dict) -> dict:
 def train_steps(c: dict, weights: dict, inputs: dict) -> dict:
     """A few optimisation steps of an encoder, one forward pass per view."""
     assert c["optimizer"] == "adam" and c["weight_decay_mode"] == "added_to_gradient"
+    assert c["eps"] == 1e-8
     fields = {"forward_passes": "per_view", "temperature": c["temperature"], "normalisation": c["normalisation"]}
+    fields |= {"decay_biases_and_norms": True}
     model = Model(densenet_config(c["model"]).model_copy(update=fields))
     fill(model, weights, c)
-    settings = {"lr": c["lr"], "betas": c["betas"], "eps": c["eps"], "weight_decay": c["weight_decay"]}
-    optimizer = torch.optim.Adam(model.parameters(), **settings)
+    settings = TrainSettings(
+        n_steps=c["steps"],
+        batch_size=1,
+        lr=c["lr"],
+        lr_schedule="constant",
+        warmup=0,
+        betas=c["betas"],
+        weight_decay=c["weight_decay"],
+        weight_decay_in="gradient",
+    )
+    optimizer = optim.build(model, settings)
     keys = {entry.name: entry.key for entry in layout.entries(model)}
     outputs: dict[str, Any] = {"losses": []}
     for step in range(c["steps"]):
         views = torch.cat([tensor(inputs[view][step], c) for view in ("view1", "view2")])
         z_i, z_j = model.project(views)
         found = yaware.contrast(z_i, z_j, alike(c, inputs["labels"][step]), c["temperature"], c["normalisation"])
+        optim.set_schedules(optimizer, settings, step)
         optimizer.zero_grad()
         found.loss.backward()
         if step == 0:
