@@ -83,6 +83,11 @@ def _train(
 
     chosen = recipe.read(recipe_path)
     config = chosen.model_settings(str(recipe_path))
+    if config.reads().content != "series":
+        raise ConfigError(
+            f"{recipe_path}: the family {chosen.family} reads a {config.reads().content}, but the shards hold series. "
+            "Choose a recipe of a family that reads series."
+        )
     source = Source([Shards(p) for p in shards], run.people, facts["sites"], device, chosen.train.residence)
     data = hash_json(source.table[["key", "sha256"]].to_numpy().tolist())
     identity = hash_json(
