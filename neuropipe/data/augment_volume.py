@@ -170,7 +170,7 @@ def views(volumes: Tensor, policy: Policy, n_views: int, generator: torch.Genera
 # ------------------------------------------------------------------ what is done to one volume
 
 
-def zscore(volume: Tensor, per_channel: bool = True) -> Tensor:
+def zscore(volume: Tensor, per_channel: bool = True, eps: float = EPS) -> Tensor:
     """Return `volume` (channel, ...) with mean 0 and population standard deviation 1, background included.
 
     With ``per_channel=False`` all channels share one mean and deviation, as in y-Aware. A constant
@@ -179,7 +179,7 @@ def zscore(volume: Tensor, per_channel: bool = True) -> Tensor:
     rows = volume.flatten(1) if per_channel else volume.reshape(1, -1)
     centred = rows - rows.mean(1, keepdim=True)
     sd = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / math.sqrt(rows.shape[1])
-    return centred.div_(sd + EPS).view(volume.shape)
+    return (centred / (sd + eps)).view(volume.shape)
 
 
 def crop_or_pad(volume: Tensor, shape: Sequence[int]) -> Tensor:
@@ -209,19 +209,19 @@ def along(volume: Tensor, matrix: Tensor, axis: int) -> Tensor:
     return (matrix @ volume.flatten(axis + 1)).unflatten(-1, rest)
 
 
-def blur(volume: Tensor, sigma_voxels: float, axes: Sequence[int] = SPATIAL) -> Tensor:
+def blur(volume: Tensor, sigma_voxels: float, axes: Sequence[int] = SPATIAL, truncate: float = 4.0) -> Tensor:
     """Return `volume` under a Gaussian of `sigma_voxels` along `axes` (negative).
 
-    The kernel ends at 4 standard deviations; beyond its ends an axis is mirrored, the last voxel
-    repeated (scipy's ``reflect``).
+    The kernel ends at `truncate` standard deviations; beyond its ends an axis is mirrored, the last
+    voxel repeated (scipy's ``reflect``).
     """
     for axis in axes:
-        matrix = gaussian_matrix(volume.shape[axis], sigma_voxels, device=volume.device)
+        matrix = gaussian_matrix(volume.shape[axis], sigma_voxels, truncate, volume.device)
         volume = along(volume, matrix.to(volume.dtype), axis)
     return volume
 
 
-def gaussian_matrix(n: int, sigma: float, truncate: float = 4.0, device: torch.device | None = None) -> Tensor:
+def gaussian_matrix(n: int, sigma: float, truncate: float, device: torch.device | None = None) -> Tensor:
     """Return the blur along an axis of `n` as a matrix, float64 (n, n)."""
     radius = int(truncate * sigma + 0.5)
     offset = torch.arange(-radius, radius + 1, device=device)
@@ -233,10 +233,11 @@ def gaussian_matrix(n: int, sigma: float, truncate: float = 4.0, device: torch.d
 
 
 def resize(volume: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return `volume` (..., x, y, z) at `shape` by linear interpolation between voxel centres, without a filter."""
-    for axis, n in zip((-1, -2, -3), reversed(shape), strict=True):
-        matrix = resize_matrix(volume.shape[axis], n, device=volume.device)
-        volume = along(volume, matrix.to(volume.dtype), axis)
+    """Return `volume` with its last axes at `shape` by linear interpolation between voxel centres, without a filter."""
+    for back, n in enumerate(reversed(shape), 1):
+        if volume.shape[-back] != n:
+            matrix = resize_matrix(volume.shape[-back], n, device=volume.device)
+            volume = along(volume, matrix.to(volume.dtype), -back)
     return volume
 
 

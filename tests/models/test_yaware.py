@@ -134,6 +134,14 @@ def test_the_grid_feature_is_the_map_before_relu():
     assert (expected < 0).any()
 
 
+def test_gradients_reach_the_voxels():
+    """Saliency maps need them; what pads a volume has none."""
+    batch = volumes(2)
+    batch.volume.requires_grad_()
+    small(input_shape=(16, 10, 16)).embed(batch).sum().backward()
+    assert (batch.volume.grad[:, :, :, 2:12] != 0).any() and (batch.volume.grad[:, :, :, :2] == 0).all()
+
+
 @pytest.mark.parametrize(("how", "n_updates"), [("joint", 1), ("per_view", 2)])
 def test_running_statistics_see_the_views_together_or_one_after_the_other(how, n_updates):
     model = small(forward_passes=how)

@@ -166,7 +166,7 @@ def proxies(c: dict, n_columns: int) -> tuple[Proxy, ...]:
 
 def alike(c: dict, labels: np.ndarray) -> Tensor:
     """Return the similarity of people by all columns of `labels`, (n,) or (n, columns)."""
-    columns = torch.from_numpy(labels.reshape(len(labels), -1))
+    columns = torch.from_numpy(labels.reshape(len(labels), -1)).to(TORCH[c["dtype"] or "float32"])
     named = {str(k): columns[:, k] for k in range(columns.shape[1])}
     return yaware.similarity(named, proxies(c, columns.shape[1]), "product", len(labels))
 
@@ -197,10 +197,10 @@ def ntxent_loss(c: dict, weights: None, inputs: dict) -> dict:
 
 
 def train_steps(c: dict, weights: dict, inputs: dict) -> dict:
-    """A few optimisation steps of an encoder, one forward pass per view."""
-    assert c["optimizer"] == "adam" and c["weight_decay_mode"] == "added_to_gradient"
-    assert c["eps"] == 1e-8
-    fields = {"forward_passes": "per_view", "temperature": c["temperature"], "normalisation": c["normalisation"]}
+    """A few optimisation steps of an encoder."""
+    assert c["optimizer"] == "adam"
+    passes = "per_view" if c["forward_passes"].endswith("separately") else "joint"
+    fields = {"forward_passes": passes, "temperature": c["temperature"], "normalisation": c["normalisation"]}
     fields |= {"decay_biases_and_norms": True}
     model = Model(densenet_config(c["model"]).model_copy(update=fields))
     fill(model, weights, c)
@@ -212,9 +212,11 @@ def train_steps(c: dict, weights: dict, inputs: dict) -> dict:
         warmup=0,
         betas=c["betas"],
         weight_decay=c["weight_decay"],
-        weight_decay_in="gradient",
+        weight_decay_in="gradient" if c["weight_decay_mode"] == "added_to_gradient" else "weights",
     )
     optimizer = optim.build(model, settings)
+    for group in optimizer.param_groups:
+        group["eps"] = c["eps"]
     keys = {entry.name: entry.key for entry in layout.entries(model)}
     outputs: dict[str, Any] = {"losses": []}
     for step in range(c["steps"]):
@@ -240,7 +242,6 @@ def train_steps(c: dict, weights: dict, inputs: dict) -> dict:
 
 def normalize(c: dict, weights: None, inputs: dict) -> dict:
     """Z-score over the whole array."""
-    assert c["eps"] == augment_volume.EPS
     return augmented("normalize", c, inputs)
 
 
@@ -277,7 +278,7 @@ def augmented(kind: str, c: dict, inputs: dict) -> dict:
 
 
 def do_normalize(x: Tensor, c: dict, draws: np.random.RandomState, field: None) -> tuple[Tensor, None]:
-    return c["std"] * augment_volume.zscore(x, per_channel=False) + c["mean"], None
+    return c["std"] * augment_volume.zscore(x, False, c["eps"]) + c["mean"], None
 
 
 def do_flip(x: Tensor, c: dict, draws: np.random.RandomState, field: None) -> tuple[Tensor, None]:
@@ -292,8 +293,8 @@ def drawn_sigma(x: Tensor, c: dict, draws: np.random.RandomState) -> float:
 
 
 def do_blur(x: Tensor, c: dict, draws: np.random.RandomState, field: None) -> tuple[Tensor, None]:
-    assert c["mode"] == "reflect" and c["truncate"] == 4.0
-    return augment_volume.blur(x, drawn_sigma(x, c, draws), axes=range(-x.dim(), 0)), None
+    assert c["mode"] == "reflect"
+    return augment_volume.blur(x, drawn_sigma(x, c, draws), range(-x.dim(), 0), c["truncate"]), None
 
 
 def do_noise(x: Tensor, c: dict, draws: np.random.RandomState, field: np.ndarray | None) -> tuple[Tensor, None]:
@@ -332,7 +333,7 @@ def do_crop(x: Tensor, c: dict, draws: np.random.RandomState, field: None) -> tu
             box.append(slice(start, start + size))
     starts, y = [part.start for part in box], x[tuple(box)]
     if c["resize"]:
-        y = augment_volume.resize(y, x.shape[1:])
+        y = augment_volume.resize(y, x.shape)
     elif c["keep_dim"]:
         y = torch.zeros_like(x)
         y[tuple(box)] = x[tuple(box)]
