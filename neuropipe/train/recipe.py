@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuropipe import models
-from neuropipe.config import ConfigError, mistakes, read_yaml
+from neuropipe.config import mistakes, read_yaml
+from neuropipe.errors import ConfigError
 from neuropipe.models.base import ModelConfig
 
 

@@ -1,0 +1,62 @@
+"""Mistakes between sections: names that one uses and the other does not have, wishes that exclude each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neuropipe.config.atlases import SURFACE_SPACE
+from neuropipe.config.messages import with_hint
+from neuropipe.config.presets import preset_names
+
+
+def disagreements(content: dict[str, Any]) -> list[str]:
+    """Return the mistakes between sections: names that one uses and the other does not have."""
+    datasets, splits, tasks = (_part(content, key) for key in ("datasets", "splits", "tasks"))
+    judged = {name for task in tasks.values() for name in _listed(task, "datasets")}
+    lines = []
+    if (name := content.get("preset")) is not None and name not in preset_names():
+        lines.append(f"preset: {with_hint(name, preset_names())}")
+    for part in ("tasks", "pretrain"):
+        for key, item in _part(content, part).items():
+            unknown = [name for name in _listed(item, "datasets") if name not in datasets]
+            lines += [f"{part}.{key}.datasets: {with_hint(name, datasets)}" for name in unknown]
+    for key, item in _part(content, "pretrain").items():
+        unknown = [name for name in _listed(item, "splits") if name not in splits]
+        lines += [f"pretrain.{key}.splits: {with_hint(name, splits)}" for name in unknown]
+    for key, task in tasks.items():
+        if "split" in task and task["split"] not in splits:
+            lines.append(f"tasks.{key}.split: {with_hint(task['split'], splits)}")
+    for key, item in _part(content, "pretrain").items():
+        shared = sorted(judged & set(_listed(item, "datasets")))
+        if item.get("people") == "external" and shared:
+            lines.append(
+                f"pretrain.{key}.people: external means datasets that no task judges, but {', '.join(shared)} is "
+                "judged; use people: train_side, or other datasets"
+            )
+    if any(item.get("kind") == "fmriprep" for item in datasets.values()) and not content.get("atlases"):
+        lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
+    return lines + _impossible_on_surfaces(content)
+
+
+def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:
+    """Return the mistakes of a study with atlases of vertices that asks for what is done to voxels only."""
+    atlases = content["atlases"] if isinstance(content.get("atlases"), list) else []
+    spaces = [str(atlas.get("space")) for atlas in atlases if isinstance(atlas, dict)]
+    if not any(map(SURFACE_SPACE.fullmatch, spaces)):
+        return []
+    lines = []
+    if isinstance(content.get("clean"), dict) and content["clean"].get("smoothing_fwhm_mm"):
+        lines.append("clean.smoothing_fwhm_mm: vertices are not smoothed; write null, and smooth before (wb_command)")
+    if content.get("warp"):
+        lines.append("warp: atlases of vertices are not warped; write false, and name an atlas of the mesh")
+    return lines
+
+
+def _part(content: Any, key: str) -> dict[str, dict]:
+    """Return a mapping of mappings out of raw content, leaving out what is neither (reported elsewhere)."""
+    found = content.get(key)
+    return {k: v for k, v in found.items() if isinstance(v, dict)} if isinstance(found, dict) else {}
+
+
+def _listed(item: dict, key: str) -> list:
+    return item[key] if isinstance(item.get(key), list) else []

@@ -1,0 +1,87 @@
+"""Datasets: where data lie, of which kind they are, and which columns of participants.tsv play which part."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from neuropipe.config.base import Section
+from neuropipe.config.events import Events
+
+READY_MADE = ("series", "xcpd", "giga_connectome", "tars", "hdf5")
+FINISHED = ("tars", "hdf5")  # ready for training as they are
+
+
+class Roles(Section):
+    """Which columns of participants.tsv play which part; null where there is none."""
+
+    site: str | None = "site"
+    """Scanner or centre; splits are stratified within it."""
+    kin: str | None = None
+    """Family id: related people stay on one side."""
+    age: str | None = "age"
+    """Age in years."""
+    sex: str | None = "sex"
+    """Sex."""
+
+
+class Dataset(Section):
+    """One folder of derivatives or ready-made series."""
+
+    kind: Literal["fmriprep", "series", "xcpd", "giga_connectome", "tars", "hdf5"]
+    """``fmriprep``: BIDS derivatives. Ready-made series: ``series`` (.1D, tsv, csv, npy, npz bank), ``xcpd`` and
+    ``giga_connectome`` (their output folders), ``tars`` (WebDataset tars of learning-from-brains, or shards), ``hdf5``
+    (the layout of Brain-Semantoks)."""
+    path: str
+    """Folder or file; environment variables may be used: ``${NAME}`` or ``${NAME:-default}``."""
+    participants: str | None = None
+    """participants.tsv; default: found beside the data."""
+    select: dict[str, Any] = Field(default_factory=dict)
+    """BIDS entities to keep, e.g. ``{task: [rest], space: MNI152NLin6Asym}``; the bids-filter-file form works too."""
+    n_chunks: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Jobs; runs are assigned by a hash of the subject label."""
+    roles: Roles = Roles()
+    """Columns of participants.tsv."""
+    atlas: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Ready-made series: id of the atlas that the columns come from, or ids in the order in which they are joined."""
+    regions: str | None = None
+    """Ready-made series: tsv that describes the columns (as an atlas table); default: the data's own table where
+    they have one, else numbered regions."""
+    t_r: Annotated[float, Field(gt=0)] | None = None
+    """Ready-made series: repetition time in s where neither the data nor a participants column ``t_r`` gives it."""
+    as_is: bool | None = None
+    """Ready-made series: leave the values as they are, without filter, resampling and standardizing of ``clean``;
+    default true for ``tars`` and ``hdf5``, whose series are finished, false for the others. Confounds are never
+    regressed from ready-made series."""
+
+    events: Events | None = None
+    """Labelled clips for state decoding; null: none."""
+
+    @property
+    def ready_made(self) -> bool:
+        """Whether the dataset holds regional series rather than images."""
+        return self.kind in READY_MADE
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether series are left as they are."""
+        return self.kind in FINISHED if self.as_is is None else self.as_is
+
+    @property
+    def atlas_ids(self) -> list[str]:
+        """Ids of the atlases of ready-made series."""
+        return [self.atlas] if isinstance(self.atlas, str) else list(self.atlas or [])
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> Dataset:
+        if self.kind in ("xcpd", "giga_connectome") and len(self.atlas_ids) != 1:
+            raise ValueError(
+                f"kind {self.kind} needs atlas: the one of its atlases that is meant (4S456Parcels, tian-s3)"
+            )
+        given = [key for key in ("atlas", "regions", "t_r", "as_is") if getattr(self, key) is not None]
+        if given and not self.ready_made:
+            raise ValueError(
+                f"{', '.join(given)} is for ready-made series ({', '.join(READY_MADE)}), not for {self.kind}"
+            )
+        return self

@@ -1,0 +1,115 @@
+"""What is asked of whom: splits, tasks, training and judging."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from neuropipe.config.base import Name, Section
+
+People = Literal["train_side", "external", "everyone"]
+
+
+class Split(Section):
+    """Who is on which side; frozen once as a table."""
+
+    scheme: Literal["holdout", "kfold", "repeated_kfold", "leave_one_site_out", "predefined"]
+    """How people are divided."""
+    test: float | int | dict[str, int] | None = None
+    """Holdout: share of people, or a count, or counts per dataset."""
+    validation: float | int | dict[str, int] | None = None
+    """Holdout: the same for a validation side; default none (choices are made on inner folds)."""
+    n_folds: Annotated[int, Field(ge=2)] = 5
+    """k-fold: number of folds."""
+    n_repeats: Annotated[int, Field(ge=1)] = 1
+    """Repeated k-fold: number of repeats."""
+    stratify: list[str] = Field(default_factory=list)
+    """Columns of participants.tsv (or roles) whose mixture is kept on every side."""
+    site: str | None = None
+    """Leave-one-site-out: column that names the site; default the role ``site``."""
+    path: str | None = None
+    """Predefined: tsv with ``participant_id`` and ``role`` (optionally ``dataset``, ``fold``)."""
+    by: str | None = None
+    """Predefined: column of participants.tsv whose values decide the side."""
+    train_values: list[str] = Field(default_factory=list)
+    """Values of ``by`` on the training side."""
+    validation_values: list[str] = Field(default_factory=list)
+    """Values of ``by`` on the validation side."""
+    test_values: list[str] = Field(default_factory=list)
+    """Values of ``by`` on the test side."""
+    seed: int = 0
+    """Seed of the draw."""
+
+    @field_validator("test", "validation")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ValueError(f"a share lies between 0 and 1 (a count is written without a point), found {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Split:
+        if self.scheme == "holdout" and self.test is None:
+            raise ValueError("scheme holdout needs test: a share (0.3), a count (20) or counts per dataset")
+        if self.scheme == "predefined" and (self.path is None) == (self.by is None):
+            raise ValueError(
+                "scheme predefined needs either path: <tsv> or by: <column> with train_values and test_values"
+            )
+        return self
+
+
+class Task(Section):
+    """A question put to every model and baseline."""
+
+    target: str
+    """Column of participants.tsv."""
+    kind: Literal["binary", "multiclass", "regression"]
+    """Kind of target."""
+    positive: str | None = None
+    """Binary: the value that counts as positive."""
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    """Whose people are asked."""
+    split: Name
+    """Which split judges."""
+    confounds: list[str] = Field(default_factory=list)
+    """Columns (or mean_fd, n_timepoints) of the confounds-only baseline; the target itself is dropped."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Task:
+        if self.kind == "binary" and self.positive is None:
+            raise ValueError("a binary task needs positive: the value of the target that counts as positive")
+        return self
+
+
+class Pretrain(Section):
+    """A recipe to train, on whom, with which seeds."""
+
+    datasets: Annotated[list[Name], Field(min_length=1)]
+    """Whose recordings are seen."""
+    people: People = "train_side"
+    """``train_side`` of each fold that judges it; ``external``: datasets of no task; ``everyone``: printed in red."""
+    splits: list[Name] | None = None
+    """Splits whose folds it is trained for; default: those of every task on its datasets."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    """One model per seed."""
+    recipe: str | None = None
+    """Recipe file; default ``neuropipe/recipes/<name>.yaml``."""
+
+
+class Evaluate(Section):
+    """How everything is judged."""
+
+    readouts: Annotated[list[Literal["linear", "ridge", "logistic"]], Field(min_length=1)] = ["linear"]
+    """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers."""
+    baselines: list[Literal["majority", "confounds", "fc", "random_weights"]] = [
+        "majority",
+        "confounds",
+        "fc",
+        "random_weights",
+    ]
+    """What stands beside every model."""
+    bootstrap: Annotated[int, Field(ge=100)] = 10000
+    """Draws of the bootstrap over persons."""
+    permutations: Annotated[int, Field(ge=0)] = 200
+    """Draws of the permutation null within site."""

@@ -1,0 +1,113 @@
+"""The whole configuration: its sections together, how they are read, checked and described."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from neuropipe.config.agreement import disagreements
+from neuropipe.config.atlases import AtlasFile
+from neuropipe.config.base import PACKAGE, Name, Section, read_yaml
+from neuropipe.config.clean import Clean, Exclude, Shards
+from neuropipe.config.datasets import Dataset
+from neuropipe.config.evaluation import Evaluate, Pretrain, Split, Task
+from neuropipe.config.messages import lines_of, message
+from neuropipe.config.presets import with_preset
+from neuropipe.errors import ConfigError
+
+RECIPES = PACKAGE / "recipes"
+
+
+class StudyConfig(Section):
+    """A study: datasets in, believed numbers out."""
+
+    study: Name
+    """Products go to ``results/<study>/``."""
+    preset: str | None = None
+    """Preprocessing of a published system (``neuropipe/presets``): fills atlases, clean and exclude where silent."""
+    seed: int = 0
+    """Seed of everything that no other seed governs."""
+    datasets: Annotated[dict[Name, Dataset], Field(min_length=1)]
+    """Named datasets."""
+    atlases: list[str | AtlasFile] = Field(default_factory=list)
+    """Catalogue ids or own files; one pass, one region table, in this order."""
+    warp: bool = False
+    """Bring atlases of another template space to that of the images, by TemplateFlow's transform; else refused."""
+    clean: Clean = Clean()
+    """Cleaning."""
+    exclude: Exclude = Exclude()
+    """Exclusions."""
+    shards: Shards = Shards()
+    """Packing."""
+    splits: dict[Name, Split] = Field(default_factory=dict)
+    """Named splits."""
+    tasks: dict[Name, Task] = Field(default_factory=dict)
+    """Named tasks."""
+    pretrain: dict[Name, Pretrain] = Field(default_factory=dict)
+    """Named recipes."""
+    evaluate: Evaluate = Evaluate()
+    """Judging."""
+
+    def recipe_path(self, name: str) -> Path:
+        """Return the recipe file of a pretraining name."""
+        chosen = self.pretrain[name].recipe
+        return Path(chosen) if chosen else RECIPES / f"{name}.yaml"
+
+    def judging_splits(self, recipe: str) -> list[str]:
+        """Return the splits whose folds a recipe is trained for and judged by, sorted."""
+        item = self.pretrain[recipe]
+        named = self.splits if item.splits is None else item.splits
+        return sorted(
+            {
+                task.split
+                for task in self.tasks.values()
+                if task.split in named and (item.people == "external" or set(task.datasets) & set(item.datasets))
+            }
+        )
+
+    def split_datasets(self, split: str) -> list[str]:
+        """Return the datasets whose people a split divides: those of the tasks that use it, in config order."""
+        used = {name for task in self.tasks.values() if task.split == split for name in task.datasets}
+        return [name for name in self.datasets if name in used]
+
+    def series_atlas(self, dataset: str) -> str:
+        """Return the joined atlas label of a dataset's file names (alphanumerics only)."""
+        if self.datasets[dataset].ready_made:
+            ids = self.datasets[dataset].atlas_ids or ["regions"]
+        else:
+            ids = [a if isinstance(a, str) else a.id for a in self.atlases]
+        return re.sub(r"[^A-Za-z0-9]", "", "".join(ids))
+
+
+def parse(content: dict[str, Any], source: str = "the configuration") -> StudyConfig:
+    """Return the checked configuration of an already read mapping.
+
+    Raises
+    ------
+    ConfigError
+        With every mistake in one message.
+    """
+    content = with_preset(content)
+    lines, config = [], None
+    try:
+        config = StudyConfig.model_validate(content)
+    except ValidationError as error:
+        lines = lines_of(error, StudyConfig)
+    lines += disagreements(content)
+    if lines:
+        raise ConfigError(message(lines, source))
+    assert config is not None
+    return config
+
+
+def load(path: str | Path) -> StudyConfig:
+    """Read and check a study's configuration file."""
+    return parse(read_yaml(path), str(path))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of config.yaml, which editors use to complete and check it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | StudyConfig.model_json_schema()
