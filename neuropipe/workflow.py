@@ -63,6 +63,18 @@ class Graph:
         dumped = [s.model_dump(mode="json") if hasattr(s, "model_dump") else s for s in sections]
         return f"{stage}-{STAGE_VERSIONS[stage]}-{hash_json(dumped)}"
 
+    def index_params(self, dataset: str) -> str:
+        """Return what the scan of a dataset depends on: its section, and what decides in which space images are.
+
+        The space of a catalogue's atlas is not known here, so its id stands for it. Events are found by a rule of
+        their own: what they say must not rerun anything but clips.
+        """
+        section = self.config.datasets[dataset].model_copy(update={"events": None})
+        if section.ready_made:
+            return self.params("index", section)
+        spaces = [atlas if isinstance(atlas, str) else {"space": atlas.space} for atlas in self.config.atlases]
+        return self.params("index", section, spaces, self.config.warp)
+
     def chunks(self, dataset: str) -> list[str]:
         """Return the two-digit chunk labels of a dataset."""
         return [f"{n:02d}" for n in range(self.config.datasets[dataset].n_chunks)]

@@ -38,12 +38,7 @@ for name in graph.config.datasets:
             mem_mb=2000,
             runtime=60,
         params:
-            # Events are found by a rule of their own: what they say must not rerun anything but clips.
-            version=graph.params(
-                "index",
-                graph.config.datasets[name].model_copy(update={"events": None}),
-                graph.config.exclude,
-            ),
+            version=graph.index_params(name),
             config=graph.path,
             dataset=name,
             folder=lambda wc, output: os.path.dirname(output.runs),

@@ -83,3 +83,34 @@ def test_parameters_follow_the_config_sections_and_nothing_else():
     clean = graph.config.clean
     assert graph.params("parcellate", clean) == graph.params("parcellate", clean.model_copy())
     assert graph.params("parcellate", clean) != graph.params("parcellate", clean.model_copy(update={"low_pass": 0.08}))
+
+
+CHANGES = {  # of the demo's configuration, and whether its dataset must be scanned again
+    "another task": (True, lambda content: content["datasets"]["demo"]["select"].update(task=["nback"])),
+    "an atlas in another space": (True, lambda content: content["atlases"][0].update(space="MNI152NLin2009cAsym")),
+    "an atlas of the catalogue": (True, lambda content: content.update(atlases=["schaefer400-7n-2009c"])),
+    "atlases of several spaces": (True, lambda content: content.update(warp=True)),
+    "another image of the same space": (False, lambda content: content["atlases"][0].update(image="other.nii.gz")),
+    "other cleaning": (False, lambda content: content["clean"].update(low_pass=0.08)),
+    "other limits": (False, lambda content: content["exclude"].update(max_mean_fd_mm=0.2)),
+    "labels of events": (False, lambda content: content["datasets"]["demo"].update(events={"labels": "hcp7"})),
+}
+
+
+@pytest.mark.parametrize(("again", "change"), CHANGES.values(), ids=CHANGES)
+def test_a_dataset_is_scanned_again_where_the_scan_could_find_something_else(tmp_path, again, change):
+    content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    change(content)
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(content))
+    before, after = (Graph(path).index_params("demo") for path in (ROOT / "config.yaml", tmp_path / "changed.yaml"))
+    assert (before != after) == again
+
+
+def test_an_atlas_does_not_rescan_series_that_are_ready_made(tmp_path):
+    content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    content["datasets"]["others"] = {"kind": "series", "path": "series"}
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(content | {"atlases": ["schaefer400-7n-2009c"]}))
+    first, second = (Graph(tmp_path / f"{name}.yaml") for name in ("first", "second"))
+    assert first.index_params("others") == second.index_params("others")
+    assert first.index_params("demo") != second.index_params("demo")
