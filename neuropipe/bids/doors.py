@@ -2,10 +2,10 @@
 
 A door is a module with
 
-    find(path, dataset, select, people, t_r, n_chunks) -> Found     the runs, and what is left out
-    read(root, row) -> Ready                                        one run of the manifest
+    find(path, search) -> Found     the runs, and what is left out
+    read(root, row) -> Ready        one run of the manifest
 
-`series` (tables and banks), `xcpd`, `giga` (giga_connectome), `tars` and `hdf5`.
+`series` (tables and banks), `xcpd`, `giga` (giga_connectome), `tars` and `hdf5`, which also asks for the atlases.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 
 from neuropipe.bids import entities, giga, hdf5, participants, series, tars, xcpd, xcpd_atlas
 from neuropipe.bids.index import Found
-from neuropipe.bids.ready import Ready
+from neuropipe.bids.ready import Ready, Search
 from neuropipe.config import Dataset, expand
 from neuropipe.errors import InputError
 from neuropipe.signals.atlases import regions_of_series
@@ -59,10 +59,10 @@ def find(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Fo
     if section.kind == "xcpd":
         select["segmentation"] = _xcpd_atlas(section)
         select.pop("atlas", None)
-    where = path, dataset, select, people, section.t_r, section.n_chunks
+    search = Search.of(series.data_root(path), dataset, select, people, section.t_r, section.n_chunks)
     if section.kind == "hdf5":
-        return hdf5.find(*where, atlases=regions(section).atlases)
-    found = DOORS[section.kind].find(*where)
+        return hdf5.find(path, search, regions(section).atlases)
+    found = DOORS[section.kind].find(path, search)
     if section.kind == "xcpd":
         regions(section)  # a missing table is told before anything is computed
     return found

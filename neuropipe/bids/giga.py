@@ -21,7 +21,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 
 from neuropipe.bids import entities
 from neuropipe.bids.fmriprep import check_fetched, functional_folders
@@ -37,20 +36,16 @@ INSIDE = "_timeseries"
 STRATEGY = re.compile(r"denoise(?P<strategy>.+)")
 
 
-def find(
-    path: Path, dataset: str, select: Mapping[str, Any], people: pd.DataFrame, t_r: float | None, n_chunks: int
-) -> Found:
+def find(path: Path, search: Search) -> Found:
     """Find the usable runs of giga_connectome's output: tables, HDF5 files, or one such file.
 
     Parameters
     ----------
     path : Path
         Folder or ``.h5`` file.
-    dataset, people, t_r, n_chunks
-        As of `neuropipe.bids.series.find`.
-    select : mapping
-        BIDS entities to keep; ``segmentation`` is the atlas with its part
-        (``Schaefer2018400Parcels7Networks``), ``strategy`` the denoising, whatever the version calls them.
+    search : Search
+        Of what is wanted, ``segmentation`` is the atlas with its part (``Schaefer2018400Parcels7Networks``),
+        ``strategy`` the denoising, whatever the version calls them.
 
     Raises
     ------
@@ -59,13 +54,12 @@ def find(
     """
     if not path.exists():
         raise InputError(
-            f"No {path}; expected what giga_connectome wrote (sub-*/func, or *.h5). Correct datasets.{dataset}.path."
+            f"No {path}; expected what giga_connectome wrote (sub-*/func, or *.h5). "
+            f"Correct datasets.{search.dataset}.path."
         )
-    root = path if path.is_dir() else path.parent
-    search, found = Search.of(root, dataset, select, people, t_r, n_chunks), Found()
     candidates: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    found, seen = Found(), set()
     in_files = dict(_in_files(search, path, found))
-    seen = set()
     for place, said in [*_tables(path), *in_files.items()]:
         seen.add(said["segmentation"])
         if entities.matches(said, search.wanted):
@@ -74,16 +68,16 @@ def find(
         wishes = ", ".join(f"{key} {value}" for key, value in search.wanted.items())
         raise InputError(
             f"{path} has no series that select wants ({wishes}); found the atlases {', '.join(sorted(seen))}. Name one "
-            f"as datasets.{dataset}.select: {{seg: ...}}."
+            f"as datasets.{search.dataset}.select: {{seg: ...}}."
         )
-    sidecars = Sidecars(root)
+    sidecars = Sidecars(search.root)
 
     def row(run_id: str, place: str) -> dict[str, str]:
         if place in in_files:
             return _row_of_file(search, run_id, place)
         return _row_of_table(search, sidecars, run_id, place)
 
-    settle(found, dataset, candidates, row)
+    settle(found, search, candidates, row)
     return found
 
 

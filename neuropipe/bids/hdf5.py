@@ -20,30 +20,19 @@ from neuropipe.errors import InputError, RunExcluded
 from neuropipe.shards import hdf5 as layout
 
 
-def find(
-    path: Path,
-    dataset: str,
-    select: Mapping[str, Any],
-    people: pd.DataFrame,
-    t_r: float | None,
-    n_chunks: int,
-    atlases: Sequence[str],
-) -> Found:
+def find(path: Path, search: Search, atlases: Sequence[str]) -> Found:
     """Find the recordings of a file.
 
     Parameters
     ----------
     path : Path
         The file, or a folder that holds one.
-    dataset, people, t_r, n_chunks
-        As of `neuropipe.bids.series.find`.
-    select : mapping
-        ``subject`` and ``run`` (the how-manieth recording of a person) to keep.
+    search : Search
+        What can be wanted are ``subject`` and ``run`` (the how-manieth recording of a person).
     atlases : sequence of str
         Ids of the atlases, in the order in which their regions are joined.
     """
-    file_path = the_file(path)
-    search, found = Search.of(file_path.parent, dataset, select, people, t_r, n_chunks), Found()
+    file_path, found = the_file(path), Found()
     with layout.opened(file_path) as file:
         slots, t_r_s = slots_for(file, atlases), file["t_r"][:] if "t_r" in file else None
         for i, (participant, run) in enumerate(_runs(file)):

@@ -57,7 +57,7 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What a door is asked for.
+    """What a door is asked for, by a dataset's part of the configuration.
 
     Attributes
     ----------
@@ -185,7 +185,7 @@ def owner(people: Mapping[str, dict[str, str]], participant_id: str, what: str) 
 
 def settle(
     found: Found,
-    dataset: str,
+    search: Search,
     candidates: Mapping[str, list[tuple[str, str]]],
     row: Callable[[str, str], dict[str, str]],
 ) -> None:
@@ -195,8 +195,8 @@ def settle(
     ----------
     found : Found
         Added to.
-    dataset : str
-        Name of the dataset.
+    search : Search
+        What is searched for.
     candidates : mapping of run id to list of (participant_id, path)
         What may be the file of each run.
     row : function of (run id, path)
@@ -210,4 +210,4 @@ def settle(
             found.runs.append(row(run_id, files[0][1]))
         except RunExcluded as reason:
             for person, path in files:
-                found.excluded.append(exclusion("index", dataset, person, run_id, path, reason.reason, reason.detail))
+                found.excluded.append(search.exclusion(person, run_id, path, reason))

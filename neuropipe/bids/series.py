@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from neuropipe.bids import entities, participants
 from neuropipe.bids.fmriprep import check_fetched
-from neuropipe.bids.index import Found, exclusion, inputs_fingerprint
-from neuropipe.bids.ready import Ready, by_id, manifest_row, owner, repetition_time, settle
+from neuropipe.bids.index import Found, inputs_fingerprint
+from neuropipe.bids.ready import Ready, Search, manifest_row, owner, repetition_time, settle
 from neuropipe.bids.series_tables import BANK, open_bank, read_run, read_table, rows_fingerprint
 from neuropipe.bids.sidecars import read_sidecar
 from neuropipe.errors import InputError, RunExcluded
@@ -30,60 +27,53 @@ def data_root(path: Path) -> Path:
     return path.parent if path.suffix in ONE_FILE else path
 
 
-def find(
-    path: Path, dataset: str, select: Mapping[str, Any], people: pd.DataFrame, t_r: float | None, n_chunks: int
-) -> Found:
+def find(path: Path, search: Search) -> Found:
     """Find the series of a folder of tables, or of a bank.
 
     Parameters
     ----------
     path : Path
         A folder with tables, a folder with ``series.npz``, or the bank itself.
-    dataset : str
-        Name of the dataset, for the excluded rows.
-    select : mapping
-        BIDS entities to keep (BIDS-named tables only).
-    people : DataFrame
-        As of `neuropipe.bids.participants.load`; ``t_r`` (s), ``file_id`` and ``n_volumes`` are used where present.
-    t_r : float or None
-        Repetition time in s where nothing else gives one.
-    n_chunks : int
-        Number of chunks.
+    search : Search
+        What is wanted counts for BIDS-named tables only; of the people ``t_r`` (s), ``file_id`` and ``n_volumes`` are
+        used where present.
     """
     if not path.exists():
-        raise InputError(f"No {path}; expected a folder of tables or a bank {BANK}. Correct datasets.{dataset}.path.")
+        raise InputError(
+            f"No {path}; expected a folder of tables or a bank {BANK}. Correct datasets.{search.dataset}.path."
+        )
     bank = path / BANK if path.is_dir() else path
     if bank.is_file():
-        return _find_in_bank(bank, dataset, people, t_r, n_chunks)
-    return _find_tables(path, dataset, select, people, t_r, n_chunks)
+        return _find_in_bank(bank, search)
+    return _find_tables(path, search)
 
 
-def _find_in_bank(bank: Path, dataset: str, people: pd.DataFrame, t_r: float | None, n_chunks: int) -> Found:
+def _find_in_bank(bank: Path, search: Search) -> Found:
     """Return the runs of a bank, whose i-th series belongs to the i-th row of the participants.tsv beside it."""
     bold, offsets = open_bank(bank)
     beside = bank.with_name("participants.tsv")
-    order = participants.load(beside) if beside.is_file() else people
+    order = list(participants.load(beside)["participant_id"] if beside.is_file() else search.persons)
     if len(order) != len(offsets) - 1:
         raise InputError(
             f"{bank} holds {len(offsets) - 1} series, but {beside} has {len(order)} rows; a bank's series are in the "
             "order of the rows of the participants.tsv beside it."
         )
-    persons, found = by_id(people), Found()
-    for i, run_id in enumerate(order["participant_id"]):
+    found = Found()
+    for i, run_id in enumerate(order):
         start, end = int(offsets[i]), int(offsets[i + 1])
         try:
-            person = owner(persons, run_id, bank.name)
+            person = owner(search.persons, run_id, bank.name)
             stated = person.get("n_volumes", "n/a")
             if stated not in ("n/a", str(end - start)):
                 raise RunExcluded(
                     "length mismatch",
                     f"{run_id}: participants.tsv says {stated} volumes, {bank.name} has {end - start}",
                 )
-            seconds = repetition_time(person, None, t_r, run_id)
-            row = manifest_row(person, n_chunks, run_id, bank.name, seconds, end - start)
+            seconds = repetition_time(person, None, search.t_r, run_id)
+            row = manifest_row(person, search.n_chunks, run_id, bank.name, seconds, end - start)
             found.runs.append(row | {"offset": str(start), "fingerprint": rows_fingerprint(bold[start:end])})
         except RunExcluded as reason:
-            found.excluded.append(exclusion("index", dataset, run_id, run_id, bank.name, reason.reason, reason.detail))
+            found.excluded.append(search.exclusion(run_id, run_id, bank.name, reason))
     return found
 
 
@@ -98,18 +88,15 @@ def _tables(root: Path) -> Iterable[str]:
                     yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
 
 
-def _find_tables(
-    root: Path, dataset: str, select: Mapping[str, Any], people: pd.DataFrame, t_r: float | None, n_chunks: int
-) -> Found:
-    wanted = entities.normalise_select(select)
-    persons = by_id(people)
+def _find_tables(root: Path, search: Search) -> Found:
+    persons = search.persons
     by_file = {person["file_id"]: person for person in persons.values() if person.get("file_id", "n/a") != "n/a"}
     found, files = Found(), {}
     for path in _tables(root):
         name = path.rpartition("/")[2]
         bids = "sub" in entities.split_name(name)[0]
         parsed = entities.parse(path) if bids else {}
-        if bids and not entities.matches(parsed, wanted):
+        if bids and not entities.matches(parsed, search.wanted):
             continue
         someone = f"sub-{parsed['subject']}" if bids else "n/a"
         try:
@@ -117,9 +104,9 @@ def _find_tables(
             run_id = entities.run_key(name) if bids else person["participant_id"]
             files.setdefault(run_id, []).append((person["participant_id"], path))
         except RunExcluded as reason:
-            found.excluded.append(exclusion("index", dataset, someone, "n/a", path, reason.reason, reason.detail))
+            found.excluded.append(search.exclusion(someone, "n/a", path, reason))
     owners = {path: persons[person] for candidates in files.values() for person, path in candidates}
-    settle(found, dataset, files, lambda run_id, path: _table_row(root, run_id, path, owners[path], t_r, n_chunks))
+    settle(found, search, files, lambda run_id, path: _table_row(search, run_id, path, owners[path]))
     return found
 
 
@@ -142,14 +129,14 @@ def _owner(name: str, persons: Mapping[str, dict[str, str]], by_file: Mapping[st
     return owners[0]
 
 
-def _table_row(
-    root: Path, run_id: str, path: str, person: Mapping[str, str], t_r: float | None, n_chunks: int
-) -> dict[str, str]:
+def _table_row(search: Search, run_id: str, path: str, person: Mapping[str, str]) -> dict[str, str]:
+    root = search.root
     check_fetched(root / path)
     sidecar = (root / path).with_suffix(".json")
     given = read_sidecar(sidecar).get("RepetitionTime") if sidecar.is_file() else None
     series, _ = read_table(root / path)
-    row = manifest_row(person, n_chunks, run_id, path, repetition_time(person, given, t_r, path), len(series))
+    t_r = repetition_time(person, given, search.t_r, path)
+    row = manifest_row(person, search.n_chunks, run_id, path, t_r, len(series))
     name = path.rpartition("/")[2]
     if "sub" in entities.split_name(name)[0]:
         row |= {key: value for key, value in entities.of_name(name).items() if key in ENTITIES}

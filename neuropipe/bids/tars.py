@@ -39,21 +39,16 @@ LEARNING_FROM_BRAINS = {
 }
 
 
-def find(
-    path: Path, dataset: str, select: Mapping[str, Any], people: pd.DataFrame, t_r: float | None, n_chunks: int
-) -> Found:
+def find(path: Path, search: Search) -> Found:
     """Find the runs, or labelled trials, of all tars of a folder, or of one tar.
 
     Parameters
     ----------
     path : Path
         Folder or ``.tar`` file.
-    dataset, people, t_r, n_chunks
-        As of `neuropipe.bids.series.find`.
-    select : mapping
-        Entities of the keys to keep; ``dataset`` is what follows ``ds-``.
+    search : Search
+        Of what is wanted, ``dataset`` is what follows ``ds-`` in a key.
     """
-    search = Search.of(path if path.is_dir() else path.parent, dataset, select, people, t_r, n_chunks)
     several, found = _several(path, search.wanted), Found()
     rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     for file, name in _files(path):

@@ -20,7 +20,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,19 +38,15 @@ JOINED_OVER = ("run", "dir")
 FD = "framewise_displacement"
 
 
-def find(
-    path: Path, dataset: str, select: Mapping[str, Any], people: pd.DataFrame, t_r: float | None, n_chunks: int
-) -> Found:
+def find(path: Path, search: Search) -> Found:
     """Find the usable runs of an XCP-D folder.
 
     Parameters
     ----------
     path : Path
         Folder with the ``sub-*`` folders.
-    dataset, people, t_r, n_chunks
-        As of `neuropipe.bids.series.find`.
-    select : mapping
-        BIDS entities to keep; ``segmentation`` is XCP-D's name of the atlas, also in files that call it ``atlas-``.
+    search : Search
+        Of what is wanted, ``segmentation`` is XCP-D's name of the atlas, also in files that call it ``atlas-``.
 
     Raises
     ------
@@ -59,8 +54,9 @@ def find(
         There is no such folder, or no series of that atlas in it.
     """
     if not path.is_dir():
-        raise InputError(f"No folder {path}; expected what XCP-D wrote (sub-*/func). Correct datasets.{dataset}.path.")
-    search = Search.of(path, dataset, select, people, t_r, n_chunks)
+        raise InputError(
+            f"No folder {path}; expected what XCP-D wrote (sub-*/func). Correct datasets.{search.dataset}.path."
+        )
     found, seen = Found(), set()
     for _, folders in functional_folders(path):
         for folder in folders:
@@ -71,7 +67,7 @@ def find(
     if seen and isinstance(atlas, str) and not found.runs and not found.excluded:
         raise InputError(
             f"{path} has no series of the atlas {atlas!r} that select wants; found the atlases "
-            f"{', '.join(sorted(seen))}. Name one as datasets.{dataset}.atlas, or as select: {{seg: ...}}."
+            f"{', '.join(sorted(seen))}. Name one as datasets.{search.dataset}.atlas, or as select: {{seg: ...}}."
         )
     return found
 
@@ -114,7 +110,7 @@ def _find_in_folder(search: Search, folder: Folder, series: Mapping[str, dict[st
     def row(run_id: str, path: str) -> dict[str, str]:
         return _row(search, Folder(folder.path, tuple(of_run[run_id])), run_id, path)
 
-    settle(found, search.dataset, candidates, row)
+    settle(found, search, candidates, row)
 
 
 def _joined(run_ids: list[str]) -> list[str]:

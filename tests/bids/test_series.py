@@ -12,6 +12,7 @@ import pytest
 
 from neuropipe.bids import series, series_tables
 from neuropipe.bids.index import Found
+from neuropipe.bids.ready import Search
 from neuropipe.errors import InputError, RunExcluded
 
 VALUES = np.round(np.random.default_rng(0).normal(size=(12, 3)), 6)
@@ -26,7 +27,7 @@ def people(*ids: str, **columns: list[str]) -> pd.DataFrame:
 
 
 def found(path: Path, table: pd.DataFrame, select: dict[str, Any] | None = None, t_r: float | None = 2.0) -> Found:
-    return series.find(path, "toy", select or {}, table, t_r, 2)
+    return series.find(path, Search.of(series.data_root(path), "toy", select or {}, table, t_r, 2))
 
 
 def reasons(result: Found) -> dict[str, str]:
