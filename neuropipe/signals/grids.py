@@ -1,4 +1,4 @@
-"""Label images on the grid of a run: resampled in world coordinates, merged into one."""
+"""Atlases on another grid: nearest and linear interpolation between voxels, and label images merged into one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from neuropipe.signals import images
 from neuropipe.signals.atlases import Atlas
+
+ROUNDING = 1e-9  # of positions, in voxels: nearer to a voxel than this is on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +34,45 @@ class Merged:
     n_overlapping: int
 
 
+def nearest(position: np.ndarray, n_voxels: int | Sequence[int]) -> np.ndarray:
+    """Return the nearest voxels (int64) of positions along axes of `n_voxels`; of two the one with the lower index.
+
+    What lies outside gets -1 at the nearest, or `n_voxels`.
+    """
+    return np.ceil(position.clip(-1, n_voxels) - 0.5 - 1e-6).astype(np.int64)
+
+
+def linear_weights(where: np.ndarray, shape: Sequence[int]) -> sparse.csr_array:
+    """Return the weights of trilinear interpolation, float64 sparse (position, voxel).
+
+    Parameters
+    ----------
+    where : float64 array (position, 3)
+        Indices of voxels.
+    shape : three int
+        Size of the grid; its voxels are numbered with x fastest. What lies outside counts as 0.
+    """
+    shape = tuple(shape)
+    near = np.flatnonzero(((where > -1) & (where < shape)).all(axis=1))  # the others have no neighbour
+    position = where[near]
+    low = np.floor(position + ROUNDING).astype(np.int64)
+    rows, columns, weights = [], [], []
+    for corner in np.ndindex(2, 2, 2):
+        voxel = low + corner
+        weight = np.prod(1 - np.abs(position - voxel), axis=1)
+        usable = np.flatnonzero(((voxel >= 0) & (voxel < shape)).all(axis=1) & (weight > ROUNDING))
+        rows.append(near[usable].astype(np.int32))
+        columns.append(np.ravel_multi_index(tuple(voxel[usable].T), shape, order="F").astype(np.int32))
+        weights.append(weight[usable])
+    pairs = (np.concatenate(rows), np.concatenate(columns))
+    return sparse.csr_array((np.concatenate(weights), pairs), shape=(len(where), int(np.prod(shape))))
+
+
 def on_grid(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], target: np.ndarray) -> np.ndarray:
     """Resample a label image by nearest neighbour in world coordinates.
 
     Orientation, origin and size of both grids come from their affines, never from array positions:
-    a left-right flipped array of the same shape is put right. A voxel halfway between two goes to
-    the one with the lower index.
+    a left-right flipped array of the same shape is put right.
 
     Parameters
     ----------
@@ -58,9 +94,9 @@ def on_grid(labels: np.ndarray, affine: np.ndarray, shape: Sequence[int], target
     for axis in range(3):
         a, b, c, d = to_source[axis]
         position = (a * x)[:, None, None] + (b * y)[None, :, None] + ((c * z) + d)[None, None, :]
-        nearest = np.ceil(position.clip(-1, labels.shape[axis]) - 0.5 - 1e-6).astype(np.int64)
-        inside &= (nearest >= 0) & (nearest < labels.shape[axis])
-        flat = flat * labels.shape[axis] + nearest
+        voxel = nearest(position, labels.shape[axis])
+        inside &= (voxel >= 0) & (voxel < labels.shape[axis])
+        flat = flat * labels.shape[axis] + voxel
     out = np.zeros(tuple(shape), dtype=np.int32)
     out[inside] = np.ascontiguousarray(labels).ravel()[flat[inside]]
     return out

@@ -20,6 +20,7 @@ from scipy.ndimage import map_coordinates
 from neuropipe.errors import AtlasError
 from neuropipe.signals import cache, catalogue
 from neuropipe.signals.atlases import Atlas
+from neuropipe.signals.grids import linear_weights, nearest
 
 LPS = np.array([-1.0, -1.0, 1.0])  # to RAS and back
 POINTS_AT_A_TIME = 200_000
@@ -223,7 +224,7 @@ def warped(atlas: Atlas, transform: Transform, space: str, shape: Sequence[int],
     if atlas.labels is not None:
         return replace(atlas, space=space, affine=affine, labels=_nearest(atlas.labels, pieces, shape))
     by_voxel = atlas.maps.tocsr()
-    maps = sparse.vstack([_linear_weights(where, atlas.shape) @ by_voxel for _, where in pieces])
+    maps = sparse.vstack([linear_weights(where, atlas.shape).astype(np.float32) @ by_voxel for _, where in pieces])
     return replace(atlas, space=space, affine=affine, maps=sparse.csc_array(maps), shape=shape)
 
 
@@ -240,23 +241,7 @@ def _nearest(labels: np.ndarray, pieces: Iterator[tuple[int, np.ndarray]], shape
     """Return the labels at positions (indices of voxels), int32 of `shape`; 0 outside."""
     out = np.zeros(int(np.prod(shape)), dtype=np.int32)
     for first, where in pieces:
-        nearest = np.ceil(where.clip(-1, labels.shape) - 0.5 - 1e-6).astype(np.int64)  # ties as in grids.on_grid
-        inside = ((nearest >= 0) & (nearest < labels.shape)).all(axis=1)
-        out[first : first + len(where)][inside] = labels[tuple(nearest[inside].T)]
+        voxel = nearest(where, labels.shape)
+        inside = ((voxel >= 0) & (voxel < labels.shape)).all(axis=1)
+        out[first : first + len(where)][inside] = labels[tuple(voxel[inside].T)]
     return out.reshape(shape, order="F")
-
-
-def _linear_weights(where: np.ndarray, shape: tuple[int, ...]) -> sparse.csr_array:
-    """Return the trilinear weights of positions, float32 sparse (position, voxel); voxels outside count as 0."""
-    base = np.floor(where).astype(np.int64)
-    rest = where - base
-    rows, columns, weights = [], [], []
-    for corner in np.ndindex(2, 2, 2):
-        voxel = base + corner
-        weight = np.where(corner, rest, 1 - rest).prod(axis=1)
-        chosen = np.flatnonzero(((voxel >= 0) & (voxel < shape)).all(axis=1) & (weight > 0))
-        rows.append(chosen)
-        columns.append(np.ravel_multi_index(tuple(voxel[chosen].T), shape, order="F"))
-        weights.append(weight[chosen].astype(np.float32))
-    pairs = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.csr_array((np.concatenate(weights), pairs), shape=(len(where), int(np.prod(shape))))

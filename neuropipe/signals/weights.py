@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from neuropipe.signals import images
 from neuropipe.signals.atlases import Atlas
-from neuropipe.signals.grids import merge
+from neuropipe.signals.grids import linear_weights, merge
 
 SIGMAS_KEPT = 4.0  # scipy's and nilearn's: the Gaussian is cut at four standard deviations
 FWHM_PER_SIGMA = np.sqrt(8 * np.log(2))
@@ -84,20 +84,9 @@ def resampled(
     """Return maps (voxel, region) on another grid, by linear interpolation in world coordinates; 0 outside."""
     if images.same_grid(tuple(shape), affine, tuple(target_shape), target):
         return maps.astype(np.float64)
-    # Only target voxels whose eight neighbours may carry weight are worth their rows.
     position = np.stack(np.unravel_index(np.arange(np.prod(target_shape)), target_shape, order="F"), axis=1)
     to_source = np.linalg.inv(affine) @ target
-    position = position @ to_source[:3, :3].T + to_source[:3, 3]
-    inside = ((position > -1) & (position < np.array(shape))).all(axis=1)
-    rows, position = np.flatnonzero(inside), position[inside]
-    low = np.floor(position + 1e-9).astype(np.int64)
-    interpolation = sparse.csr_array((len(inside), maps.shape[0]))
-    for corner in np.ndindex(2, 2, 2):
-        neighbour = low + corner
-        share = np.prod(1 - np.abs(position - neighbour), axis=1).clip(0)
-        usable = ((neighbour >= 0) & (neighbour < np.array(shape))).all(axis=1) & (share > 1e-9)
-        columns = np.ravel_multi_index(tuple(neighbour[usable].T), tuple(shape), order="F")
-        interpolation += sparse.csr_array((share[usable], (rows[usable], columns)), shape=interpolation.shape)
+    interpolation = linear_weights(position @ to_source[:3, :3].T + to_source[:3, 3], shape)
     return sparse.csc_array(interpolation @ maps.astype(np.float64))
 
 
