@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 
 from neuropipe.bids import entities
 from neuropipe.bids.participants import EMPTY, data_folders, is_raw_root
+from neuropipe.bids.tree import FOLDERS_KEPT, Tree
 from neuropipe.errors import RunExcluded
 
 EVENT_COLUMNS = ["run_id", "events", "fingerprint", "reason", "detail"]
@@ -20,7 +21,7 @@ ROW_ENTITIES = ("subject", "session", "task", "run")
 
 
 class EventFiles:
-    """The events.tsv files of one BIDS dataset; each folder is listed once.
+    """The events.tsv files of one BIDS dataset; a folder that many runs share is listed once.
 
     Parameters
     ----------
@@ -29,8 +30,8 @@ class EventFiles:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._names: dict[str, list[str]] = {}
+        self.tree = Tree(root)
+        self._in_folder = lru_cache(FOLDERS_KEPT)(self._find)
 
     def of(self, row: Mapping[str, str]) -> str | None:
         """Return the path, relative to the dataset, of the file that applies to a run; None where there is none.
@@ -61,26 +62,23 @@ class EventFiles:
             if len(best) > 1:
                 raise RunExcluded(
                     "ambiguous events",
-                    f"{len(best)} files in {self.root / folder} apply equally to {row['run_id']}: {', '.join(best)}; "
-                    "expected one, name more entities in one of them",
+                    f"{len(best)} files in {self.tree.root / folder} apply equally to {row['run_id']}: "
+                    f"{', '.join(best)}; expected one, name more entities in one of them",
                 )
             if best:
                 return f"{folder}/{best[0]}".lstrip("/")
         return None
 
-    def _in_folder(self, folder: str) -> list[str]:
-        if folder not in self._names:
-            try:
-                with os.scandir(self.root / folder) as entries:
-                    names = sorted(entry.name for entry in entries if entry.name.endswith("events.tsv"))
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                names = []
-            self._names[folder] = [name for name in names if _is_bids(name)]
-        return self._names[folder]
+    def _find(self, folder: str) -> list[str]:
+        """Return the names of the events.tsv files in one folder; none where it is not there, or may not be read."""
+        try:
+            return [name for name in self.tree.folder(folder).names if _is_bids(name)]
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return []
 
 
 def _is_bids(name: str) -> bool:
-    """Return whether a file's name is made of entities; another ``x_events.tsv`` would apply to every run."""
+    """Return whether a file's name is entities and events.tsv; another ``x_events.tsv`` would apply to every run."""
     *parts, suffix = name.split("_")
     return suffix == "events.tsv" and bool(parts) and all("-" in part for part in parts)
 
