@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 import pytest
 from quality_study import CUT, make_page, plain_regions, write
-from test_report_browser import BROWSER, visit
+from test_report_browser import BROWSER, probe, visit
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH")]
 
@@ -57,14 +55,7 @@ def test_it_opens_without_a_console_message_and_its_script_runs(tmp_path: Path, 
 
 @pytest.mark.parametrize("width", [1280, 500])
 def test_it_sorts_filters_and_loads_a_picture_on_demand(tmp_path: Path, page: Path, width: int) -> None:
-    without_policy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
-    probed = page.with_name("probed.html")
-    probed.write_text(without_policy.replace("</body>", f"<script>{PROBE}</script></body>"))
-    document, console = visit(probed, tmp_path / "profile", width)
-    assert console == []
-    match = re.search(r'data-found="([^"]*)"', document)
-    assert match is not None
-    found = json.loads(match[1].replace("&quot;", '"'))
+    found = probe(page.read_text(), PROBE, page.with_name("probed.html"), tmp_path / "profile", width)
     assert found["loaded"] == 0, "pictures load only when somebody looks"
     known = [float(value) for value in found["sorted"] if value]
     assert known == sorted(known) and len(known) == 14 and found["sorted"][-1] == "", "what is unknown stays last"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reported_study import write_study
@@ -52,6 +53,17 @@ def visit(path: Path, profile: Path, width: int = 1280) -> tuple[str, list[str]]
     return done.stdout, [text for text in done.stderr.splitlines() if "CONSOLE" in text]
 
 
+def probe(content: str, script: str, path: Path, profile: Path, width: int) -> dict[str, Any]:
+    """Return what a script finds inside a page, which is written to `path` without the policy that forbids scripts."""
+    without_policy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", content)
+    path.write_text(without_policy.replace("</body>", f"<script>{script}</script></body>"))
+    document, console = visit(path, profile, width)
+    assert console == []
+    match = re.search(r'data-found="([^"]*)"', document)
+    assert match is not None
+    return json.loads(match[1].replace("&quot;", '"'))
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> str:
     """The page of a study that left out more rows than are shown without a filter."""
@@ -77,14 +89,7 @@ def test_it_opens_without_a_console_message_and_its_script_runs(tmp_path: Path, 
 
 @pytest.mark.parametrize("width", [1280, 500])
 def test_tables_sort_and_filter_and_nothing_is_wider_than_the_window(tmp_path: Path, report: str, width: int) -> None:
-    path = tmp_path / "probed.html"
-    without_policy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report)
-    path.write_text(without_policy.replace("</body>", f"<script>{PROBE}</script></body>"))
-    document, console = visit(path, tmp_path / "profile", width)
-    assert console == []
-    match = re.search(r'data-found="([^"]*)"', document)
-    assert match is not None
-    found = json.loads(match[1].replace("&quot;", '"'))
+    found = probe(report, PROBE, tmp_path / "probed.html", tmp_path / "profile", width)
     numbers = sorted(found["before"], key=float)
     assert found["before"] != numbers
     assert found["ascending"] == numbers
