@@ -188,15 +188,15 @@ def _sum(image: Path, voxels: np.ndarray, weights: sparse.csr_array, *, keep_edg
     sums: list[np.ndarray] = []
     finite, edge = np.ones(len(voxels), dtype=bool), np.zeros(len(voxels), dtype=bool)
     lowest, highest = np.full(len(voxels), np.inf), np.full(len(voxels), -np.inf)
-    with _volumes(image) as (layout, chunks):
+    with _volumes(image) as (layout, pieces):
         # With an intercept zero is stored as the nearest integer: compare scaled values to half a step.
         step = abs(layout.slope) / 2 if layout.dtype.kind in "iu" and layout.intercept else 0.0
-        for first, volumes in zip(count(step=VOLUMES_PER_READ), chunks, strict=False):
+        for first, volumes in zip(count(step=VOLUMES_PER_READ), pieces, strict=False):
             if first == 0:
                 if keep_edge:
                     edge = _edge(np.abs(layout.scaled(volumes[0])) <= step, voxels, layout)
                 kept = np.empty((layout.n_volumes, int(edge.sum())), dtype=layout.dtype)
-            values = np.take(volumes, voxels, axis=1)  # (chunk, voxel)
+            values = np.take(volumes, voxels, axis=1)  # (volume, voxel)
             if values.dtype.kind == "f":
                 bad = ~np.isfinite(values)
                 if bad.any():
@@ -230,7 +230,7 @@ def _edge(without_signal: np.ndarray, voxels: np.ndarray, layout: images.Layout)
 
 @contextmanager
 def _volumes(image: Path) -> Iterator[tuple[images.Layout, Iterator[np.ndarray]]]:
-    """Open a 4-D image; give its layout and an iterator over chunks of volumes (chunk, voxel)."""
+    """Open a 4-D image; give its layout and an iterator over pieces of it (volume, voxel), some volumes each."""
     with images.damage_excludes(image.name), images.open_stream(image) as stream:
         layout = images.read_layout(stream, image)
         if len(layout.shape) != 4:
@@ -240,19 +240,19 @@ def _volumes(image: Path) -> Iterator[tuple[images.Layout, Iterator[np.ndarray]]
 
 
 def _inflated(stream: BinaryIO, layout: images.Layout, image: Path) -> Iterator[np.ndarray]:
-    """Yield chunks as they are inflated, always in the same memory, and check the stream to its end."""
+    """Yield pieces as they are inflated, always in the same memory, and check the stream to its end."""
     buffer = memoryview(bytearray(layout.volume_bytes * min(VOLUMES_PER_READ, layout.n_volumes)))
     for first in range(0, layout.n_volumes, VOLUMES_PER_READ):
-        chunk = buffer[: layout.volume_bytes * min(VOLUMES_PER_READ, layout.n_volumes - first)]
-        found = images.read_exactly(stream, chunk)
-        if found < len(chunk):
+        piece = buffer[: layout.volume_bytes * min(VOLUMES_PER_READ, layout.n_volumes - first)]
+        found = images.read_exactly(stream, piece)
+        if found < len(piece):
             raise _truncated(image, layout, first + found // layout.volume_bytes)
-        yield np.frombuffer(chunk, dtype=layout.dtype).reshape(-1, layout.n_voxels)
+        yield np.frombuffer(piece, dtype=layout.dtype).reshape(-1, layout.n_voxels)
     images.check_end(stream, image.name)
 
 
 def _mapped(layout: images.Layout, image: Path) -> Iterator[np.ndarray]:
-    """Yield chunks of an uncompressed image, memory-mapped."""
+    """Yield pieces of an uncompressed image, memory-mapped."""
     expected = layout.offset + layout.n_volumes * layout.volume_bytes
     found = image.stat().st_size
     if found < expected:

@@ -20,7 +20,7 @@ MIN_VOLUMES = 10  # a correlation over fewer says nothing
 def displacement(fd_mm: np.ndarray | None, threshold_mm: float) -> dict[str, float | None]:
     """Return mean and maximum framewise displacement in mm, and the share of volumes above a threshold.
 
-    The first volume has none (n/a) and does not count.
+    The first volume has none (n/a): the share, of all volumes, counts it among those that did not move.
     """
     known = fd_mm[np.isfinite(fd_mm)] if fd_mm is not None else np.empty(0)
     if not len(known):

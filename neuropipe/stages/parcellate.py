@@ -110,21 +110,23 @@ def _results(
     """Yield runs as they are finished; only what excludes a run is caught, so that bugs surface."""
     n_workers = min(workers, len(rows))
     if n_workers > 1:
-        run_bytes = max(pool.BASE_BYTES, pool.own_peak_bytes()) + _chunk_bytes(job, rows)
+        run_bytes = max(pool.BASE_BYTES, pool.own_peak_bytes()) + _read_bytes(job, rows)
         n_workers = pool.width(n_workers, run_bytes, pool.free_bytes())
     if n_workers <= 1:
         for row in rows:
             yield row, attempt(job, row)
         return
-    stamp = job.stamp
-    yield from pool.each(partial(_attempt_in_worker, config, job.dataset, stamp), rows, n_workers)
+    yield from pool.each(partial(_attempt_in_worker, config, job.dataset, job.stamp), rows, n_workers)
 
 
-def _chunk_bytes(job: Job, rows: list[dict[str, str]]) -> int:
-    """Return what the volumes of the largest image take that are in memory at a time, as the widest numbers."""
+def _read_bytes(job: Job, rows: list[dict[str, str]]) -> int:
+    """Return what the volumes of the largest image take that are in memory at a time, as the widest numbers.
+
+    Surfaces add nothing: what is read of them at a time is small.
+    """
     n_voxels = 0
     for row in rows if job.atlases else []:
-        with suppress(RunExcluded):  # an image that cannot be read is left out when its turn comes
+        with suppress(RunExcluded):  # no volume, or an image that cannot be read and is left out in its turn
             n_voxels = max(n_voxels, math.prod(grid_of(job.root / row["image"])[0][:3]))
     return VOLUMES_PER_READ * n_voxels * 8
 

@@ -42,7 +42,7 @@ class Job:
         Folder that the manifest's paths start from.
     config : StudyConfig
         The study.
-    atlases : list of Atlas
+    atlases : list of Atlas or SurfaceAtlas
         Loaded; empty for ready-made series.
     regions : Regions
         Columns of every product.
@@ -50,7 +50,7 @@ class Job:
         Everything that decides what a product looks like; its hash is part of every fingerprint. Limits that only
         decide whether a run is kept are not among it: they are put to the quality of finished runs again.
     grids : dict
-        Weights on the last grids seen.
+        Weights on the last grids seen, or labels on the last columns of surfaces.
     warp : Warp
         Brings atlases of another space to that of the images, where the configuration asks for it.
     """
