@@ -43,6 +43,11 @@ class Confounds:
     fd_mm: np.ndarray | None
     n_filled: int
 
+    @property
+    def steady_fd_mm(self) -> np.ndarray | None:
+        """Framewise displacement without the volumes that are cut off."""
+        return None if self.fd_mm is None else self.fd_mm[self.n_leading :]
+
 
 def read_table(path: Path, n_volumes: int) -> pd.DataFrame:
     """Read a confounds table.

@@ -12,7 +12,7 @@ import numpy as np
 from neuropipe.config import Clean, Exclude
 from neuropipe.errors import RunExcluded
 from neuropipe.signals import quality, traces
-from neuropipe.signals.clean import clean
+from neuropipe.signals.clean import Cleaned, clean
 from neuropipe.signals.confounds import Confounds
 from neuropipe.signals.traces import Traces
 
@@ -66,14 +66,12 @@ def mean_signal(raw: np.ndarray, censored: np.ndarray) -> np.ndarray:
 
 def quality_before(confounds: Confounds, t_r: float, settings: Clean) -> dict[str, Any]:
     """Return what is known of a run before its image is read: length and motion."""
-    start = confounds.n_leading
-    fd_mm = None if confounds.fd_mm is None else confounds.fd_mm[start:]
-    n_volumes = len(confounds.censored) - start
+    censored = confounds.censored[confounds.n_leading :]
     return {
-        **quality.displacement(fd_mm, settings.fd_threshold_mm),
-        "censored_share": float(confounds.censored[start:].mean()) if n_volumes else 1.0,
-        "duration_s": round(n_volumes * t_r, 6),
-        **kept_length(confounds.censored[start:], t_r),
+        **quality.displacement(confounds.steady_fd_mm, settings.fd_threshold_mm),
+        "censored_share": float(censored.mean()) if len(censored) else 1.0,
+        "duration_s": round(len(censored) * t_r, 6),
+        **kept_length(censored, t_r),
         "n_missing_regions": None,
     }
 
@@ -118,7 +116,7 @@ def clean_run(
     RunExcluded
         A rule of `limits` is broken, or too little is left after cleaning.
     """
-    start, of_image = confounds.n_leading, n_used is not None
+    start = confounds.n_leading
     before = quality_before(confounds, t_r, settings) | dict(known or {})
     raw, censored = raw[start:].copy(), confounds.censored[start:] | ~np.isfinite(raw[start:]).any(axis=1)
     with remembered(before, lambda: motion_only(confounds, t_r)):
@@ -130,7 +128,7 @@ def clean_run(
     regressors, names = confounds.regressors[start:], confounds.names
     if settings.mean_signal and not censored.all():
         regressors, names = np.column_stack([regressors, mean_signal(raw, censored)]), [*names, "mean_signal"]
-    in_units = of_image and not censored.all()
+    in_units = n_used is not None and not censored.all()  # of an image
     tsnr = quality.tsnr(raw[~censored]) if in_units else np.full(raw.shape[1], np.nan)
     mean = raw[~censored].mean(axis=0) if in_units else None
     before |= kept_length(censored, t_r) | {
@@ -138,8 +136,7 @@ def clean_run(
         "mean_coverage": None if coverage is None else float(coverage.mean()),
         "tsnr_median": _median(tsnr),
     }
-    fd_mm = None if confounds.fd_mm is None else confounds.fd_mm[start:]
-    seen = t_r, censored, fd_mm, mean, coverage, tsnr
+    seen = t_r, censored, confounds.steady_fd_mm, mean, coverage, tsnr
     with remembered(before, lambda: traces.compare(raw, None, *seen)[1]):
         cleaned = clean(raw, t_r, regressors, censored, settings, limits.min_degrees_of_freedom or 0)
     compared, over_time = traces.compare(raw, cleaned.residual, *seen)
@@ -154,17 +151,6 @@ def clean_run(
     }
     with remembered(found, lambda: over_time):
         quality.check(found, limits)
-    facts = {
-        "RepetitionTime": cleaned.t_r,
-        "NumberOfVolumes": len(cleaned.series),
-        "CensoredVolumes": np.flatnonzero(cleaned.censored).tolist(),
-        "PassBand": [round(edge, 6) for edge in cleaned.pass_band],
-        "Regressors": names,
-        "NumberOfFilledRegressors": confounds.n_filled,
-        "NonSteadyStateVolumesRemoved": start,
-        "Source": {"RepetitionTime": t_r, "NumberOfVolumes": len(confounds.censored)},
-        "Quality": found,
-    }
     unknown = np.full(raw.shape[1], np.nan)
     return CleanRun(
         series=cleaned.series.astype(np.float32),
@@ -172,17 +158,28 @@ def clean_run(
         coverage=unknown if coverage is None else coverage,
         tsnr=tsnr,
         variance_retained=cleaned.variance_retained,
-        facts=facts,
+        facts=_facts(cleaned, t_r, confounds, names) | {"Quality": found},
         traces=over_time,
     )
 
 
+def _facts(cleaned: Cleaned, t_r: float, confounds: Confounds, names: list[str]) -> dict[str, Any]:
+    """Return what the sidecar says of a run and of what was done to it; `names` are those of its regressors."""
+    return {
+        "RepetitionTime": cleaned.t_r,
+        "NumberOfVolumes": len(cleaned.series),
+        "CensoredVolumes": np.flatnonzero(cleaned.censored).tolist(),
+        "PassBand": [round(edge, 6) for edge in cleaned.pass_band],
+        "Regressors": names,
+        "NumberOfFilledRegressors": confounds.n_filled,
+        "NonSteadyStateVolumesRemoved": confounds.n_leading,
+        "Source": {"RepetitionTime": t_r, "NumberOfVolumes": len(confounds.censored)},
+    }
+
+
 def motion_only(confounds: Confounds, t_r: float) -> Traces:
     """Return the traces of a run whose image was not read: its displacement."""
-    start = confounds.n_leading
-    return traces.without_image(
-        t_r, confounds.censored[start:], None if confounds.fd_mm is None else confounds.fd_mm[start:]
-    )
+    return traces.without_image(t_r, confounds.censored[confounds.n_leading :], confounds.steady_fd_mm)
 
 
 @contextmanager
