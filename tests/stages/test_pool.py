@@ -99,9 +99,9 @@ def test_parcellate_asks_for_the_memory_of_its_largest_image(monkeypatch: pytest
 
     monkeypatch.setattr(parcellate, "grid_of", lambda path: (shapes[path.name], None))
     rows = [{"image": "b.nii.gz"}, {"image": "a.nii.gz"}]
-    assert parcellate._chunk_bytes(Job, rows) == 8 * 97 * 115 * 97 * 8  # eight volumes of float64, 69 MB
+    assert parcellate._read_bytes(Job, rows) == 8 * 97 * 115 * 97 * 8  # eight volumes of float64, 69 MB
     Job.atlases = ()
-    assert parcellate._chunk_bytes(Job, rows) == 0
+    assert parcellate._read_bytes(Job, rows) == 0
 
 
 def test_a_killed_worker_is_an_error_that_says_what_to_do() -> None:
