@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -32,6 +33,13 @@ AFFINE = np.array([[2.0, 0, 0, -96.5], [0, 2, 0, -132.5], [0, 0, 2, -78.5], [0, 
 ATLASES = {"cortex": 400, "subcortex": 50, "cerebellum": 7}
 SCALING = (0.0213, 41.5)  # of the int16 file with scl_slope and scl_inter
 KINDS = ("int16", "int16_scaled", "float32")
+N_MAPS = 1024  # DiFuMo's
+FILTERS = ("projection", "butterworth")
+MAPS = {
+    "weighted mean": {"maps": "weighted_mean"},
+    "least squares": {"maps": "least_squares"},
+    "least squares, 3 mm": {"maps": "least_squares", "smoothing_fwhm_mm": 3.0},
+}
 # A label file as it is published, with float32 labels on the grid of the images; found below NEUROPIPE_DATA.
 PUBLISHED = "atlases/Schaefer2018_400Parcels_7Networks_order_Tian_Subcortex_S3_3T_MNI152NLin2009cAsym_2mm.nii.gz"
 
@@ -128,6 +136,31 @@ def inflate(image: Path, **_: object) -> Callable[[], None]:
     return work
 
 
+def blobs(folder: Path) -> Any:
+    """Return an atlas of overlapping maps, as large as DiFuMo's: Gaussian blobs within the mask."""
+    import pandas as pd
+    from scipy import sparse
+
+    from neuropipe.signals import images
+    from neuropipe.signals.atlases import Atlas
+
+    brain, affine = images.read_volume(folder / "mask.nii.gz")
+    rng = np.random.default_rng(0)
+    ball = np.stack(np.meshgrid(*[np.arange(-9, 10)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    weight = np.exp(-(ball**2).sum(axis=1) / (2 * 4.0**2))
+    ball, weight = ball[weight > 0.05], weight[weight > 0.05].astype(np.float32)
+    voxels, weights = [], []
+    for centre in rng.choice(np.argwhere(brain > 0.5), N_MAPS, replace=False):
+        inside = ((centre + ball >= 0) & (centre + ball < brain.shape)).all(axis=1)
+        voxels.append(np.ravel_multi_index(tuple((centre + ball[inside]).T), brain.shape, order="F"))
+        weights.append(weight[inside])
+    starts = np.cumsum([0, *map(len, voxels)])
+    maps = sparse.csc_array((np.concatenate(weights), np.concatenate(voxels), starts), shape=(brain.size, N_MAPS))
+    return Atlas(
+        "maps", "benchmark", pd.DataFrame({"value": range(1, N_MAPS + 1)}), None, affine, "", maps, brain.shape
+    )
+
+
 def ours(image: Path, folder: Path, atlases: list[str], cleaning: str, n_volumes: int) -> Callable[[], np.ndarray]:
     """Extract and clean as the stage `parcellate` does."""
     import pandas as pd
@@ -140,19 +173,21 @@ def ours(image: Path, folder: Path, atlases: list[str], cleaning: str, n_volumes
     from neuropipe.signals.extract import extract, grid_of
     from neuropipe.signals.weights import on_run
 
-    loaded = []
-    for name in atlases:
+    loaded = [blobs(folder)] if atlases == ["maps"] else []
+    for name in atlases if not loaded else []:
         values, affine = images.read_volume(folder / f"{name}.nii.gz")
         labels = integer_labels(values, folder)
         table = pd.DataFrame({"value": range(1, labels.max() + 1)})
         loaded.append(Atlas(name, "benchmark", table, labels, affine, ""))
     weights = on_run(loaded, *grid_of(image))
     regressors, none_censored = confounds(n_volumes), np.zeros(n_volumes, dtype=bool)
-    settings = None if cleaning == "none" else Clean(filter=cleaning, t_r=None, standardize="zscore_sample")
+    averaging, settings = MAPS.get(cleaning, {}), None
+    if cleaning in FILTERS:
+        settings = Clean(filter=cleaning, t_r=None, standardize="zscore_sample")
 
     def work() -> np.ndarray:
         with threadpool_limits(limits=1):
-            means = extract(image, folder / "mask.nii.gz", weights).series
+            means = extract(image, folder / "mask.nii.gz", weights, **averaging).series
             if settings is None:
                 return means
             return clean(means, T_R, regressors, none_censored, settings).series
@@ -254,6 +289,9 @@ def compare(bench: Bench, long_volumes: int) -> dict[str, float]:
     slow, _ = bench.measure("nilearn", "int16", labels, "butterworth", repeats=1)
     found["float_labels_over_nilearn"] = slow["s"] / floats["s"]
     long, _ = bench.measure("ours", "long", ",".join(ATLASES), "projection", repeats=1)
+    for name in MAPS:
+        maps, _ = bench.measure("ours", "int16", "maps", name, repeats=1)
+        found[f"maps_{'_'.join(name.replace(',', '').split())}_s"] = maps["s"]
     found |= {
         "peak_mb": max(peaks),
         "three_atlases_peak_mb": three["mb"],
