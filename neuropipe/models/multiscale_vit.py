@@ -620,7 +620,7 @@ class Model(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             pixels = cut(images, self.config.patch_size)
             pixels = pixels.gather(1, hidden[:, :, None].expand(-1, -1, pixels.shape[2]))
-            variance, mean = torch.var_mean(pixels, dim=2, keepdim=True)
+            variance, mean = torch.var_mean(pixels, dim=2, correction=0, keepdim=True)
             wanted = (pixels - mean) / (variance + PATCH_EPS).sqrt()
             loss = F.mse_loss(drawn.to(wanted.dtype), wanted)
         explained = 1 - loss.detach() / wanted.square().mean().clamp(min=PATCH_EPS)
