@@ -14,7 +14,7 @@ from neuropipe.train import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = "torch numpy scipy sklearn pandas pyarrow h5py safetensors pydantic yaml"
-OUTSIDE_CORE = "nibabel nilearn bids templateflow pooch isal snakemake webdataset rich tensorboard jinja2 plotly"
+OUTSIDE_CORE = "nibabel nilearn bids templateflow pooch isal PIL snakemake webdataset rich tensorboard jinja2 plotly"
 
 
 def test_floors():

@@ -53,11 +53,20 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
         """Map (batch, token, dim) to the same shape; `attend` (batch, token) is False at tokens to ignore."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (batch, token, 3, head, dim/head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, head, token, dim/head)
+        q, k, v = self._heads(x)
         mask = None if attend is None else attend[:, None, None, :]
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(out.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return how much every token looks at every other, (batch, head, token, token); rows sum to 1."""
+        q, k, _ = self._heads(x)
+        return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values, each (batch, head, token, dim/head)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (batch, token, 3, head, dim/head)
+        return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class Mlp(nn.Module):

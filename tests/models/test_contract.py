@@ -47,6 +47,21 @@ OTHERS = {
         "proxies": ({"column": "age"}, {"column": "sex", "kernel": "category"}),
         "negatives": "softened",
     },
+    "multiscale_vit": {
+        "img_size": (30, 41),
+        "patch_size": (6, 8),
+        "embed_dim": 16,
+        "depth": 3,
+        "num_heads": 2,
+        "drop_rate": 0.1,
+        "drop_path_rate": 0.1,
+        "scale_layers": (0, 2),
+        "positions": "twice",
+        "zscore": "image",
+        "decoder_dim": 16,
+        "decoder_depth": 1,
+        "decoder_num_heads": 1,
+    },
 }
 
 
@@ -55,7 +70,7 @@ def configs() -> dict[str, tuple[str, ModelConfig]]:
     """Return small configs by test name: the family's demo recipe, and what `OTHERS` adds."""
     found = {}
     for family in models.names():
-        demo = Path(recipes.__file__).parent / f"{family}-demo.yaml"
+        demo = Path(recipes.__file__).parent / f"{family.replace('_', '-')}-demo.yaml"
         if demo.is_file():
             found[f"{family}-demo"] = (family, recipe.read(demo).model_settings())
         if family in OTHERS:
