@@ -116,8 +116,12 @@ class Study:
         """Embeddings of every fold's model and of the same network with random weights."""
         return self.root / "embeddings" / recipe / f"seed-{seed}"
 
+    def finetuned(self, task: str, recipe: str, seed: int | str) -> Path:
+        """Networks of one recipe and seed trained for one task: ``receipt.json`` and one folder per split and fold."""
+        return self.root / "finetuned" / task / recipe / f"seed-{seed}"
+
     def task(self, task: str, part: str) -> Path:
-        """Predictions of one task; `part` is ``probe`` or ``baselines``."""
+        """Predictions of one task; `part` is ``probe``, ``baselines`` or ``finetune/<recipe>_seed-<k>``."""
         return self.root / "tasks" / task / part
 
     @property

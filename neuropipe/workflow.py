@@ -79,6 +79,14 @@ class Graph:
         """Return the two-digit chunk labels of a dataset."""
         return [f"{n:02d}" for n in range(self.config.datasets[dataset].n_chunks)]
 
+    def prepared(self, dataset: str, chunk: str) -> str:
+        """Return the receipt of what shards are made of: clean series, or maps and slices on one grid."""
+        return str(self.study.receipt(self.config.datasets[dataset].stage, dataset, chunk))
+
+    def all_prepared(self, dataset: str) -> list[str]:
+        """Return these receipts over all chunks of a dataset."""
+        return [self.prepared(dataset, chunk) for chunk in self.chunks(dataset)]
+
     def receipts(self, stage: str, dataset: str) -> list[str]:
         """Return the receipts of a stage over all chunks of a dataset."""
         return [str(self.study.receipt(stage, dataset, chunk)) for chunk in self.chunks(dataset)]
@@ -86,7 +94,8 @@ class Graph:
     def shard_products(self, dataset: str) -> list[str]:
         """Return what `snakemake shards_<dataset>` makes."""
         files = [f"{self.study.shards(dataset)}/manifest.parquet"]
-        files += [f"{self.study.shards(dataset)}/dataset.h5"] * self.config.shards.hdf5
+        exchanged = self.config.shards.hdf5 and self.config.datasets[dataset].content == "series"
+        files += [f"{self.study.shards(dataset)}/dataset.h5"] * exchanged
         return files + [str(self.study.clips(name)) for name in self.with_events([dataset])]
 
     def with_events(self, datasets: Iterable[str] | None = None) -> list[str]:
@@ -115,10 +124,11 @@ class Graph:
         return [str(self.study.split(name)) for name in splits]
 
     def judged_datasets(self, recipe: str) -> list[str]:
-        """Return the datasets whose people a recipe's models must embed."""
+        """Return the datasets whose people a recipe's models must embed: those of its own kind of content."""
         judging = set(self.config.judging_splits(recipe))
         used = {name for task in self.config.tasks.values() if task.split in judging for name in task.datasets}
-        return [name for name in self.config.datasets if name in used]
+        contents = self.config.contents(self.config.pretrain[recipe].datasets)
+        return [name for name, item in self.config.datasets.items() if name in used and item.content in contents]
 
     def models(self, task: str | None = None) -> list[tuple[str, int]]:
         """Return the (recipe, seed) pairs of the study, or those that one task judges."""

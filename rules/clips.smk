@@ -29,7 +29,7 @@ rule clips:
     input:
         events=f"{graph.root}/index/{{dataset}}/events.tsv",
         manifest=f"{graph.root}/shards/{{dataset}}/manifest.parquet",
-        receipts=lambda wc: graph.receipts("parcellate", wc.dataset),
+        receipts=lambda wc: graph.all_prepared(wc.dataset),
     output:
         clips=f"{graph.root}/shards/{{dataset}}/clips.parquet",
         receipt=f"{graph.root}/receipts/{{dataset}}/clips.json",

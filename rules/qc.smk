@@ -8,7 +8,7 @@ rule qc:
         regions=f"{graph.root}/qc/{{dataset}}/regions.parquet",
         participants=f"{graph.root}/index/{{dataset}}/participants.tsv",
         excluded=f"{graph.root}/index/{{dataset}}/excluded.tsv",
-        receipts=lambda wc: graph.receipts("parcellate", wc.dataset),
+        receipts=lambda wc: graph.all_prepared(wc.dataset),
     output:
         html=f"{graph.root}/qc/{{dataset}}/index.html",
         edges=f"{graph.root}/qc/{{dataset}}/edges.parquet",

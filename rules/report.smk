@@ -38,7 +38,7 @@ for name in graph.config.datasets:
         name:
             f"parcellated_{name}"
         input:
-            graph.receipts("parcellate", name),
+            graph.all_prepared(name),
 
     rule:
         name:

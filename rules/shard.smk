@@ -3,7 +3,7 @@
 
 rule shard:
     input:
-        receipt=f"{graph.root}/receipts/{{dataset}}/parcellate-{{chunk}}.json",
+        receipt=lambda wc: graph.prepared(wc.dataset, wc.chunk),
     output:
         receipt=f"{graph.root}/receipts/{{dataset}}/shard-{{chunk}}.json",
     log:

@@ -4,7 +4,7 @@
 reference of the file and the source of ``workflow/schemas/config.schema.json``.
 
     study           the file as a whole: StudyConfig, load, parse, schema
-    datasets, events, atlases, clean, evaluation        its sections
+    datasets, events, atlases, clean, volumes, evaluation        its sections
     presets         what a published system fills in
     messages, agreement         mistakes within a section, and between sections
     base            what all of these share
@@ -19,6 +19,7 @@ from neuropipe.config.events import LABELMAPS, Events, Label
 from neuropipe.config.messages import mistakes
 from neuropipe.config.presets import PRESETS, preset_names
 from neuropipe.config.study import RECIPES, StudyConfig, load, parse, schema
+from neuropipe.config.volumes import Volumes
 
 __all__ = [
     "LABELMAPS",
@@ -41,6 +42,7 @@ __all__ = [
     "Strategy",
     "StudyConfig",
     "Task",
+    "Volumes",
     "expand",
     "load",
     "mistakes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from neuropipe.config.atlases import SURFACE_SPACE
+from neuropipe.config.datasets import content_of
 from neuropipe.config.messages import with_hint
 from neuropipe.config.presets import preset_names
 
@@ -33,9 +34,27 @@ def disagreements(content: dict[str, Any]) -> list[str]:
                 f"pretrain.{key}.people: external means datasets that no task judges, but {', '.join(shared)} is "
                 "judged; use people: train_side, or other datasets"
             )
-    if any(item.get("kind") == "fmriprep" for item in datasets.values()) and not content.get("atlases"):
+    for key, item in datasets.items():
+        if item.get("people_of") is not None and item["people_of"] not in datasets:
+            lines.append(f"datasets.{key}.people_of: {with_hint(item['people_of'], datasets)}")
+    bold = [item for item in datasets.values() if item.get("kind") == "fmriprep" and item.get("map") is None]
+    if bold and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
+    lines += _mixed_contents(content)
     return lines + _impossible_on_surfaces(content)
+
+
+def _mixed_contents(content: dict[str, Any]) -> list[str]:
+    """Return the tasks and recipes whose datasets hold different things, which one model cannot read."""
+    contents = {key: content_of(item.get("kind"), item.get("map")) for key, item in _part(content, "datasets").items()}
+    lines = []
+    for part in ("tasks", "pretrain"):
+        for key, item in _part(content, part).items():
+            named = {name: contents[name] for name in _listed(item, "datasets") if name in contents}
+            if len(set(named.values())) > 1:
+                found = ", ".join(f"{name}: {held}" for name, held in named.items())
+                lines.append(f"{part}.{key}.datasets: expected datasets of one content, found {found}; make two of it")
+    return lines
 
 
 def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:

@@ -140,6 +140,8 @@ class Exclude(Section):
     """Share of the pass-band's variance that the confounds leave, median over regions; little means over-fitted."""
     max_edge_motion: Share | None = None
     """Mean absolute correlation of framewise displacement with the co-fluctuation of two regions, after cleaning."""
+    max_iqr_grade: Annotated[float, Field(ge=0.5, le=10.5)] | None = None
+    """Anatomy: CAT12's image quality as a grade (1 excellent, 4 sufficient, 6 and worse unacceptable)."""
     runs: list[str] | None = None
     """Left out by hand: run ids (``sub-01_task-rest``) or people (``sub-01``)."""
 

@@ -6,11 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from neuropipe.config.base import Section
+from neuropipe.config.base import Name, Section
 from neuropipe.config.events import Events
 
 READY_MADE = ("series", "xcpd", "giga_connectome", "tars", "hdf5")
+ANATOMY = ("cat12", "yaware", "openbhb")  # maps of anatomy; kind fmriprep too, where `map` names one
 FINISHED = ("tars", "hdf5")  # ready for training as they are
+Content = Literal["series", "volume", "image"]
+
+
+def content_of(kind: str | None, map_name: str | None) -> Content:
+    """Return what the samples of a dataset of some kind are."""
+    if kind == "images":
+        return "image"
+    return "volume" if kind in ANATOMY or map_name is not None else "series"
 
 
 class Roles(Section):
@@ -29,10 +38,13 @@ class Roles(Section):
 class Dataset(Section):
     """One folder of derivatives or ready-made series."""
 
-    kind: Literal["fmriprep", "series", "xcpd", "giga_connectome", "tars", "hdf5"]
+    kind: Literal[
+        "fmriprep", "series", "xcpd", "giga_connectome", "tars", "hdf5", "cat12", "yaware", "openbhb", "images"
+    ]
     """``fmriprep``: BIDS derivatives. Ready-made series: ``series`` (.1D, tsv, csv, npy, npz bank), ``xcpd`` and
     ``giga_connectome`` (their output folders), ``tars`` (WebDataset tars of learning-from-brains, or shards), ``hdf5``
-    (the layout of Brain-Semantoks)."""
+    (the layout of Brain-Semantoks). Anatomy: ``cat12`` (its output folder, BIDS or plain), ``yaware`` (data.npy with
+    metadata.csv), ``openbhb``. Slices: ``images`` (a folder of pictures with a table)."""
     path: str
     """Folder or file; environment variables may be used: ``${NAME}`` or ``${NAME:-default}``."""
     participants: str | None = None
@@ -43,6 +55,16 @@ class Dataset(Section):
     """Jobs; runs are assigned by a hash of the subject label."""
     roles: Roles = Roles()
     """Columns of participants.tsv."""
+    map: Literal["gm", "wm", "t1w"] | None = None
+    """Anatomy: grey matter (``mwp1``, ``label-GM_probseg``), white matter, or the T1-weighted image itself; default gm.
+    Kind ``fmriprep`` reads BOLD where this is null."""
+    space: str | None = None
+    """Anatomy: template space of maps whose names do not say it; default that of CAT12, MNI152NLin2009cAsym."""
+    table: str | None = None
+    """Kind ``images``: table of the pictures with columns ``path`` and ``participant_id`` (optionally ``session``,
+    ``slice``); default ``slices.tsv`` or ``slices.csv`` in the folder."""
+    people_of: Name | None = None
+    """Dataset with the same people under the same ids: all that one person gave stays on one side of a split."""
     atlas: str | Annotated[list[str], Field(min_length=1)] | None = None
     """Ready-made series: id of the atlas that the columns come from, or ids in the order in which they are joined."""
     regions: str | None = None
@@ -62,6 +84,16 @@ class Dataset(Section):
     def ready_made(self) -> bool:
         """Whether the dataset holds regional series rather than images."""
         return self.kind in READY_MADE
+
+    @property
+    def content(self) -> Content:
+        """What a sample is: a regional series, a map, or a stack of slices."""
+        return content_of(self.kind, self.map)
+
+    @property
+    def stage(self) -> Literal["parcellate", "volumes"]:
+        """The stage that prepares its samples."""
+        return "parcellate" if self.content == "series" else "volumes"
 
     @property
     def keeps_values(self) -> bool:
@@ -84,4 +116,14 @@ class Dataset(Section):
             raise ValueError(
                 f"{', '.join(given)} is for ready-made series ({', '.join(READY_MADE)}), not for {self.kind}"
             )
+        if self.map is not None and self.kind not in (*ANATOMY, "fmriprep"):
+            raise ValueError(f"map is for anatomy ({', '.join(ANATOMY)}, fmriprep), not for {self.kind}")
+        if self.table is not None and self.kind != "images":
+            raise ValueError(f"table is for kind images, not for {self.kind}")
+        if self.space is not None and self.content != "volume":
+            raise ValueError(
+                f"space is for maps of anatomy, not for {self.kind}; select: {{space: ...}} chooses images"
+            )
+        if self.content != "series" and self.events is not None:
+            raise ValueError(f"events label windows of series; a dataset of kind {self.kind} has none")
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from neuropipe.config.datasets import Dataset
 from neuropipe.config.evaluation import Evaluate, Pretrain, Split, Task
 from neuropipe.config.messages import lines_of, message
 from neuropipe.config.presets import with_preset
+from neuropipe.config.volumes import Volumes
 from neuropipe.errors import ConfigError
 
 RECIPES = PACKAGE / "recipes"
@@ -38,6 +40,8 @@ class StudyConfig(Section):
     """Bring atlases of another template space to that of the images, by TemplateFlow's transform; else refused."""
     clean: Clean = Clean()
     """Cleaning."""
+    volumes: Volumes = Volumes()
+    """Preparing maps of anatomy and slices."""
     exclude: Exclude = Exclude()
     """Exclusions."""
     shards: Shards = Shards()
@@ -55,6 +59,10 @@ class StudyConfig(Section):
         """Return the recipe file of a pretraining name."""
         chosen = self.pretrain[name].recipe
         return Path(chosen) if chosen else RECIPES / f"{name}.yaml"
+
+    def contents(self, datasets: Iterable[str]) -> set[str]:
+        """Return what the samples of some datasets are: series, volume, image."""
+        return {self.datasets[name].content for name in datasets}
 
     def judging_splits(self, recipe: str) -> list[str]:
         """Return the splits whose folds a recipe is trained for and judged by, sorted."""

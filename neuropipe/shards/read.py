@@ -1,7 +1,8 @@
-"""Random access to shards: memory-mapped recordings found through the manifest's byte offsets."""
+"""Random access to shards: memory-mapped arrays found through the manifest's byte offsets."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -10,13 +11,23 @@ import pandas as pd
 
 from neuropipe.errors import InputError
 from neuropipe.paths import Study
+from neuropipe.provenance import read_json
 from neuropipe.shards import manifest
 from neuropipe.shards.sample import content_hash
 from neuropipe.signals.regions import Regions
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where voxels lie: template space, shape (x, y, z) and affine (4, 4) in mm, RAS+."""
+
+    space: str
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+
 class Shards:
-    """The recordings of one dataset.
+    """The samples of one dataset: recordings, maps or stacks of slices.
 
     Parameters
     ----------
@@ -78,13 +89,38 @@ class Shards:
             self._maps[shard] = np.memmap(path, dtype=np.uint8, mode="r")
         return self._maps[shard]
 
+    @cached_property
+    def content(self) -> str:
+        """What the samples are: ``series``, ``volume`` or ``image``."""
+        return str(self.manifest["content"].iloc[0])
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Where the voxels of volumes lie: their space, shape and affine (mm, RAS+)."""
+        about = read_json(self.folder / "grid.json")
+        return Grid(about["space"], tuple(about["shape"]), np.array(about["affine"], dtype=float))
+
+    @cached_property
+    def regional(self) -> pd.DataFrame:
+        """Regional volumes in mL: one row per sample, indexed by key, one column per row of `regions`."""
+        return manifest.read_parquet(self.folder / "regional.parquet").set_index("key")
+
     def series(self, i: int) -> np.ndarray:
         """Return recording `i` as a read-only memory map of shape (time, region); missing regions are zero."""
+        return self.array(i)
+
+    def values(self, i: int) -> np.ndarray:
+        """Return sample `i` in float32, as it was before it was stored as integers."""
+        row = self.manifest.iloc[i]
+        return self.array(i).astype(np.float32) * np.float32(row["scale"]) + np.float32(row["shift"])
+
+    def array(self, i: int) -> np.ndarray:
+        """Return sample `i` as stored, a read-only memory map of its manifest's shape."""
         row = self.manifest.iloc[i]
         content = self._bytes(row["shard"])[row["offset"] : row["offset"] + row["nbytes"]]
         if len(content) != row["nbytes"]:
             raise InputError(f"{self.folder / row['shard']} is shorter than its manifest says; shard again.")
-        return content.view(row["dtype"]).reshape(row["n_timepoints"], row["n_regions"])
+        return content.view(row["dtype"]).reshape(row["shape"])
 
     def valid_regions(self, i: int) -> np.ndarray:
         """Return a bool array (region,): False where recording `i` lacks the region."""
@@ -101,5 +137,5 @@ class Shards:
     def verify(self) -> None:
         """Raise where a recording's values do not have the hash that the manifest names."""
         for i, row in self.manifest.iterrows():
-            if content_hash(self.series(i)) != row["sha256"]:
+            if content_hash(self.array(i)) != row["sha256"]:
                 raise InputError(f"{self.folder / row['shard']}: {row['member']} is damaged; shard again.")

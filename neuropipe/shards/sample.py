@@ -1,4 +1,4 @@
-"""One recording as it lies in a shard, and the columns of the manifest that finds it again."""
+"""One sample as it lies in a shard: a recording, a map or a stack of slices; and the columns that find it again."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+Content = Literal["series", "volume", "image"]
 
 MANIFEST_COLUMNS = {
     "key": "string",  # <dataset>_<BIDS entities>
     "shard": "string",  # file name of the tar, beside the manifest
-    "member": "string",  # name of the series inside the tar
+    "member": "string",  # name of the array inside the tar
+    "content": "string",  # series, volume or image
     "offset": "int64",  # first byte of the array's values in the tar (behind the .npy header)
     "nbytes": "int64",  # bytes of the array's values
-    "n_timepoints": "int64",
-    "n_regions": "int64",
+    "shape": "object",  # (time, region), (x, y, z) or (slice, row, column)
+    "n_timepoints": "int64",  # of a series; else 0
+    "n_regions": "int64",  # of a series; else 0
     "dtype": "string",
+    "scale": "float64",  # what was measured = stored value times scale plus shift
+    "shift": "float64",
     "sha256": "string",  # of the array's values: two recordings with one hash are one recording
     "valid_offset": "int64",  # first byte of the bool mask over regions; -1 where every region is valid
     "n_valid_regions": "int64",
@@ -54,34 +60,49 @@ CLIP_COLUMNS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """A recording on its way into a tar.
+    """A recording, a map or a stack of slices on its way into a tar.
 
     Attributes
     ----------
     key : str
         ``<dataset>_<BIDS entities>``; no dots, because WebDataset cuts names at the first one.
-    series : ndarray of shape (time, region)
+    array : ndarray of shape (time, region), (x, y, z) or (slice, row, column)
         Finite values; regions that are missing are zero.
-    valid : bool ndarray of shape (region,)
-        False where the region is missing.
+    valid : bool ndarray of shape (region,), optional
+        Of a series: False where the region is missing.
     facts : dict
         What the ``.json`` member and the manifest say: dataset, participant_id, run_id, session,
-        task, run, t_r (s), censored (positions), quality.
+        task, run, t_r (s), censored (positions), quality; of maps and slices also scale and shift.
+    content : {"series", "volume", "image"}
+        What the array is.
     """
 
     key: str
-    series: np.ndarray
-    valid: np.ndarray
+    array: np.ndarray
+    valid: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    content: Content = "series"
+
+    @property
+    def member(self) -> str:
+        """Name of the array inside the tar."""
+        return f"{self.key}.{self.content}.npy"
 
     def members(self) -> list[tuple[str, bytes]]:
         """Return the (name, bytes) pairs of the tar in their fixed order."""
-        facts = {**self.facts, "n_timepoints": int(self.series.shape[0]), "n_regions": int(self.series.shape[1])}
-        pairs = [(f"{self.key}.series.npy", npy(self.series))]
-        if not self.valid.all():
+        facts = self.facts | self.lengths
+        pairs = [(self.member, npy(self.array))]
+        if self.valid is not None and not self.valid.all():
             pairs.append((f"{self.key}.valid.npy", npy(self.valid)))
         pairs.append((f"{self.key}.json", json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()))
         return pairs
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Counts of a series; nothing of other contents."""
+        if self.content != "series":
+            return {}
+        return {"n_timepoints": int(self.array.shape[0]), "n_regions": int(self.array.shape[1])}
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -23,21 +23,24 @@ def _add(handle: BinaryIO, name: str, content: bytes) -> int:
     return offset
 
 
-def _row(sample: Sample, shard: str, offsets: dict[str, int], nbytes: int) -> dict[str, Any]:
+def _row(sample: Sample, shard: str, offsets: dict[str, int]) -> dict[str, Any]:
     """Return the manifest row of a sample; `offsets` holds where each member's values start."""
     facts = sample.facts
     return {
         "key": sample.key,
         "shard": shard,
-        "member": f"{sample.key}.series.npy",
-        "offset": offsets["series"],
-        "nbytes": nbytes,
-        "n_timepoints": int(sample.series.shape[0]),
-        "n_regions": int(sample.series.shape[1]),
-        "dtype": str(sample.series.dtype),
-        "sha256": content_hash(sample.series),
+        "member": sample.member,
+        "content": sample.content,
+        "offset": offsets[sample.content],
+        "nbytes": sample.array.nbytes,
+        "shape": list(sample.array.shape),
+        **{"n_timepoints": 0, "n_regions": 0, **sample.lengths},
+        "dtype": str(sample.array.dtype),
+        "scale": facts.get("scale", 1.0),
+        "shift": facts.get("shift", 0.0),
+        "sha256": content_hash(sample.array),
         "valid_offset": offsets.get("valid", -1),
-        "n_valid_regions": int(sample.valid.sum()),
+        "n_valid_regions": 0 if sample.valid is None else int(sample.valid.sum()),
         "censored": list(facts.get("censored", [])),
         **{name: facts.get(name) for name in ("dataset", "participant_id", "session", "task", "run", "run_id", "t_r")},
         "mean_fd": facts.get("quality", {}).get("mean_fd_mm"),
@@ -57,9 +60,9 @@ def write_tar(path: str | Path, samples: Iterable[Sample]) -> list[dict[str, Any
             for name, content in sample.members():
                 start = _add(handle, name, content)
                 part = name.removeprefix(f"{sample.key}.").partition(".")[0]
-                array = {"series": sample.series, "valid": sample.valid}.get(part)
+                array = {sample.content: sample.array, "valid": sample.valid}.get(part)
                 if array is not None:
                     offsets[part] = start + len(content) - array.nbytes
-            rows.append(_row(sample, Path(path).name, offsets, sample.series.nbytes))
+            rows.append(_row(sample, Path(path).name, offsets))
         handle.write(b"\0" * (2 * tarfile.BLOCKSIZE))
     return rows

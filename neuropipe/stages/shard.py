@@ -77,11 +77,11 @@ def _groups(samples: Iterator[Sample], limit: float) -> Iterator[list[Sample]]:
     """Yield lists of samples of about `limit` bytes each."""
     group, size = [], 0
     for sample in samples:
-        if group and size + sample.series.nbytes > limit:
+        if group and size + sample.array.nbytes > limit:
             yield group
             group, size = [], 0
         group.append(sample)
-        size += sample.series.nbytes
+        size += sample.array.nbytes
     if group:
         yield group
 
