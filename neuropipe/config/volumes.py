@@ -23,7 +23,7 @@ class Volumes(Section):
     size: tuple[Voxels, Voxels, Voxels] | None = None
     """Then cut or pad with zeros about the centre to this size."""
     scale: Literal["none", "zscore", "tiv"] = "none"
-    """``zscore``: mean 0 and deviation 1 over the voxels above ``mask_threshold`` (the others go through the same line);
+    """``zscore``: mean 0 and deviation 1 over the voxels above ``mask_threshold``, the others by the same line;
     ``tiv``: times 1500 mL over the total intracranial volume."""
     mask_threshold: Share = 0.05
     """Share of a map's largest value (its 99.9th percentile) above which a voxel belongs to it."""

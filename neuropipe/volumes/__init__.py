@@ -1,1 +1,1 @@
-"""Maps of anatomy and slices: orientation, grids, scaling, regional volumes, and what only a group shows."""
+"""Maps of anatomy and pictures: read, brought to one grid, measured."""

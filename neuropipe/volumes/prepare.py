@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from neuropipe.bids.maps import Map
 from neuropipe.config import Volumes
-from neuropipe.errors import RunExcluded
 from neuropipe.volumes import grids, scale
-
-if TYPE_CHECKING:
-    from neuropipe.bids.anatomy import Map
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +20,7 @@ class Prepared:
     Attributes
     ----------
     array : float32 array (x, y, z) or (slice, row, column)
-        Finite.
+        Finite, in the unit that the configuration asks for.
     affine : float64 array (4, 4) or None
         Voxel indices to mm, RAS+; None for slices, and for maps of which it is not known.
     source : float32 array (x, y, z) or None
@@ -58,11 +55,9 @@ def prepare(found: Map, settings: Volumes, *, is_tissue: bool) -> Prepared:
     Raises
     ------
     RunExcluded
-        It is no volume, is oblique, has values that are not finite, is constant, or cannot be scaled as asked.
+        It is no volume, is oblique, or cannot be scaled as asked.
     """
-    array = np.asarray(found.array, dtype=np.float32)
-    _check_values(array)
-    array, affine = grids.as_ras(array, found.affine)
+    array, affine = grids.as_ras(found.array, found.affine)
     measured = measures(array, affine if is_tissue else None, settings)
     placed, grid_affine = grids.placed(array, affine, settings, found.modulated)
     ready, border = scale.scaled(placed, settings, found.known.get("tiv_ml"))
@@ -72,8 +67,7 @@ def prepare(found: Map, settings: Volumes, *, is_tissue: bool) -> Prepared:
 
 def prepare_slices(found: Map, settings: Volumes) -> Prepared:
     """Bring the slices (slice, row, column) of a scan to the study's unit; their size is the door's work."""
-    array = np.asarray(found.array, dtype=np.float32)
-    _check_values(array)
+    array = found.array
     measured = measures(array, None, settings) | {"n_slices": len(array)}
     ready, border = scale.scaled(array, settings, found.known.get("tiv_ml"))
     return Prepared(ready, None, None, None, _numbers(found.known) | measured | {"mask_threshold": border})
@@ -88,19 +82,6 @@ def measures(array: np.ndarray, affine: np.ndarray | None, settings: Volumes) ->
         "sd": float(inside.std(dtype=np.float64)) if inside.size else 0.0,
         "nonzero_share": float(np.count_nonzero(array) / array.size),
     }
-
-
-def _check_values(array: np.ndarray) -> None:
-    n_lost = int(array.size - np.isfinite(array).sum())
-    if n_lost:
-        raise RunExcluded(
-            "not finite",
-            f"expected a number in every voxel, found NaN or infinity in {n_lost} of {array.size}; write the image "
-            "again with zeros outside the brain",
-        )
-    if array.size == 0 or array.min() == array.max():
-        value = float(array.flat[0]) if array.size else float("nan")
-        raise RunExcluded("constant map", f"expected an image, found {value:g} in every voxel; look at it")
 
 
 def _numbers(known: Mapping[str, float]) -> dict[str, float | None]:
