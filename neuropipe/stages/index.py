@@ -82,9 +82,7 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
 
 def _find(study: configuration.StudyConfig, name: str, path: Path, people: pd.DataFrame) -> Found:
     dataset = study.datasets[name]
-    if dataset.stage == "volumes":
-        return anatomy.find(dataset, name, path, people)
-    if dataset.ready_made:
+    if dataset.ready_made or dataset.stage == "volumes":
         return doors.find(dataset, name, path, people)
     space = common_space(study.atlases, study.warp)
     return fmriprep.find(path, name, dataset.select, space, set(people["participant_id"]), dataset.n_chunks)

@@ -71,6 +71,8 @@ class Job:
         if dataset not in config.datasets:
             raise ConfigError(f"{path} has no dataset {dataset!r}; known: {', '.join(config.datasets)}.")
         section = config.datasets[dataset]
+        if section.stage != "parcellate":
+            raise ConfigError(f"{path}: {dataset} holds {section.content}s, no series; run `neuropipe volumes`.")
         if section.ready_made:
             atlases, regions = [], doors.regions(section)
         else:
