@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_maps import AFFINE, N_REGIONS, SHAPE, SPACE, VOXEL_ML, TinyMaps, atlas_labels, tissue
 
-from neuropipe.config.datasets import Roles
+from neuropipe.config import Roles
 from neuropipe.errors import InputError
 from neuropipe.evaluate.features import confound_design
 from neuropipe.provenance import read_json, write_json
