@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +20,22 @@ from neuropipe.signals.regions import Regions
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie: template space, shape (x, y, z) and affine (4, 4) in mm, RAS+."""
+    """Where voxels lie: template space, shape (x, y, z) and affine (4, 4) in mm, RAS+; None where it is not known."""
 
-    space: str
+    space: str | None
     shape: tuple[int, int, int]
-    affine: np.ndarray
+    affine: np.ndarray | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``grid.json`` and sidecars hold."""
+        affine = None if self.affine is None else np.asarray(self.affine).round(6).tolist()
+        return {"space": self.space, "shape": list(self.shape), "affine": affine}
+
+    @classmethod
+    def from_json(cls, about: dict[str, Any]) -> Grid:
+        """Return what `as_json` wrote."""
+        affine = None if about["affine"] is None else np.array(about["affine"], dtype=float)
+        return cls(about["space"], tuple(about["shape"]), affine)
 
 
 class Shards:
@@ -36,10 +48,16 @@ class Shards:
     participants : path, optional
         tsv of the dataset's people; default ``results/<study>/index/<dataset>/participants.tsv``.
         Labels are joined when data are read and never enter a shard.
+    manifest : DataFrame, optional
+        The manifest, where it is not written yet.
     """
 
-    def __init__(self, folder: str | Path, participants: str | Path | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, participants: str | Path | None = None, manifest: pd.DataFrame | None = None
+    ) -> None:
         self.folder = Path(folder)
+        if manifest is not None:
+            self.manifest = manifest
         self.dataset = self.folder.name
         self._participants = participants or Study(self.folder.parent.parent).participants(self.dataset)
 
@@ -97,8 +115,7 @@ class Shards:
     @cached_property
     def grid(self) -> Grid:
         """Where the voxels of volumes lie: their space, shape and affine (mm, RAS+)."""
-        about = read_json(self.folder / "grid.json")
-        return Grid(about["space"], tuple(about["shape"]), np.array(about["affine"], dtype=float))
+        return Grid.from_json(read_json(self.folder / "grid.json"))
 
     @cached_property
     def regional(self) -> pd.DataFrame:
