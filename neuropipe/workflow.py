@@ -119,7 +119,8 @@ class Graph:
     def pretrain_sections(self, recipe: str) -> list[object]:
         """Return what training depends on beside its files: whom it learns from and, of anatomy, which map."""
         item = self.config.pretrain[recipe]
-        return [item.people, self.config.map_of(item.datasets)]
+        which = self.config.map_of(item.datasets)
+        return [item.people] if which is None else [item.people, which]
 
     def shard_folders(self, datasets: Sequence[str]) -> list[str]:
         """Return the folders of shards of several datasets."""

@@ -21,9 +21,7 @@ rule pretrain:
         mem_mb=16000,
         runtime=1440,
     params:
-        version=lambda wc: graph.params(
-            "pretrain", *graph.pretrain_sections(wc.recipe)
-        ),
+        version=lambda wc: graph.params("pretrain", *graph.pretrain_sections(wc.recipe)),
         config=graph.path,
         shards=lambda wc: graph.shard_folders(graph.config.pretrain[wc.recipe].datasets),
         splits=lambda wc: graph.split_folders(graph.config.judging_splits(wc.recipe)),

@@ -1,4 +1,4 @@
-"""Training and embedding on maps of anatomy: whole, and cut into slices; resumed exactly, and refused where they must."""
+"""Training and embedding on maps of anatomy, whole or in slices: resumed exactly, and refused where they must be."""
 
 from __future__ import annotations
 
@@ -191,12 +191,12 @@ def test_what_is_trained_again_and_what_is_not(study, monkeypatch):
 def test_maps_of_another_grid_or_tissue_are_refused(study):
     train(study, "whole")
     write_config(study, map="wm")
-    with pytest.raises(CheckpointError, match="learned from maps gm, but the datasets hold wm"):
+    with pytest.raises(CheckpointError, match=r"learned from maps gm, but the datasets hold wm"):
         embedded(study, "whole")
     write_config(study)
     grid = Study(study).shards("vbm") / "grid.json"
     write_json(grid, read_json(grid) | {"space": "MNI152NLin6Asym"})
-    with pytest.raises(InputError, match="expected voxels of MNI152NLin2009cAsym.*found MNI152NLin6Asym"):
+    with pytest.raises(InputError, match=r"expected voxels of MNI152NLin2009cAsym.*found MNI152NLin6Asym"):
         embedded(study, "whole")
 
 
