@@ -46,7 +46,7 @@ def disagreements(content: dict[str, Any]) -> list[str]:
 
 def _mixed_contents(content: dict[str, Any]) -> list[str]:
     """Return the tasks and recipes whose datasets hold different things, which one model cannot read."""
-    contents = {key: content_of(item.get("kind"), item.get("map")) for key, item in _part(content, "datasets").items()}
+    contents = {key: _held(item) for key, item in _part(content, "datasets").items()}
     lines = []
     for part in ("tasks", "pretrain"):
         for key, item in _part(content, part).items():
@@ -55,6 +55,12 @@ def _mixed_contents(content: dict[str, Any]) -> list[str]:
                 found = ", ".join(f"{name}: {held}" for name, held in named.items())
                 lines.append(f"{part}.{key}.datasets: expected datasets of one content, found {found}; make two of it")
     return lines
+
+
+def _held(item: dict[str, Any]) -> str:
+    """Return what a raw dataset holds, of anatomy also which map: one model reads one of them."""
+    content = content_of(item.get("kind"), item.get("map"))
+    return f"volume ({item.get('map') or 'gm'})" if content == "volume" else content
 
 
 def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:

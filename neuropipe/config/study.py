@@ -64,6 +64,11 @@ class StudyConfig(Section):
         """Return what the samples of some datasets are: series, volume, image."""
         return {self.datasets[name].content for name in datasets}
 
+    def map_of(self, datasets: Iterable[str]) -> str | None:
+        """Return which map of anatomy (gm, wm, t1w) datasets of one content hold; None where they hold no volumes."""
+        held = [self.datasets[name].map or "gm" for name in datasets if self.datasets[name].content == "volume"]
+        return held[0] if held else None
+
     def judging_splits(self, recipe: str) -> list[str]:
         """Return the splits whose folds a recipe is trained for and judged by, sorted."""
         item = self.pretrain[recipe]
