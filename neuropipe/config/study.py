@@ -13,7 +13,7 @@ from neuropipe.config.agreement import disagreements
 from neuropipe.config.atlases import AtlasFile
 from neuropipe.config.base import PACKAGE, Name, Section, read_yaml
 from neuropipe.config.clean import Clean, Exclude, Shards
-from neuropipe.config.datasets import Dataset
+from neuropipe.config.datasets import Dataset, roots_of
 from neuropipe.config.evaluation import Evaluate, Pretrain, Split, Task
 from neuropipe.config.messages import lines_of, message
 from neuropipe.config.presets import with_preset
@@ -63,6 +63,10 @@ class StudyConfig(Section):
     def contents(self, datasets: Iterable[str]) -> set[str]:
         """Return what the samples of some datasets are: series, volume, image."""
         return {self.datasets[name].content for name in datasets}
+
+    def same_people(self) -> dict[str, str]:
+        """Return, for every dataset with `people_of`, the dataset at the end of its chain, which names the people."""
+        return roots_of({name: item.people_of for name, item in self.datasets.items() if item.people_of is not None})
 
     def judging_splits(self, recipe: str) -> list[str]:
         """Return the splits whose folds a recipe is trained for and judged by, sorted."""

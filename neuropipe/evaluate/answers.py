@@ -16,7 +16,7 @@ from neuropipe.evaluate.targets import read_target
 from neuropipe.paths import write_text
 from neuropipe.provenance import describe, hash_json, sha256, write_json
 from neuropipe.shards.read import Shards
-from neuropipe.splits.people import gather
+from neuropipe.splits.people import of_study
 
 EXCLUDED = ["stage", "dataset", "participant_id", "run_id", "path", "reason", "detail"]
 
@@ -51,7 +51,7 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
     sources = [Shards(folder) for folder in shards if folder.name in settings.datasets]
     if missing := sorted(set(settings.datasets) - {source.dataset for source in sources}):
         raise ConfigError(f"Task {task!r} asks about {', '.join(missing)}, but --shards has no such folder; add it.")
-    people = gather(sources, {name: study.datasets[name].roles for name in settings.datasets})
+    people = of_study(study, sources)
     target = read_target(task, settings, people)
     table = pd.read_parquet(path)
     regions = sources[0].regions

@@ -102,7 +102,8 @@ def embedding_system(question: Question, embeddings: Embeddings, weights: Weight
         entry = embeddings.checkpoint(question.split, fold.name)
         role = np.full(len(table), "other", dtype=object)
         role[fold.test] = "test"
-        overlap = pretrain_overlap(entry["people"], table.assign(role=role))
+        learned_from = {*entry["people"], *question.people.persons(entry["people"])}
+        overlap = pretrain_overlap(learned_from, table.assign(role=role))
         refuse_overlap(overlap, receipt["recipe"], fold.name, entry["mode"])
         fold_facts[fold.name] = {"checkpoint_sha256": entry["checkpoint_sha256"], "pretrain_overlap_n": overlap}
         seen |= {person.partition("/")[0] for person in entry["people"]}
