@@ -6,6 +6,7 @@ from typing import Any
 
 from neuropipe.config.atlases import SURFACE_SPACE
 from neuropipe.config.datasets import content_of, roots_of
+from neuropipe.config.evaluation import OF_CONTENT, fits
 from neuropipe.config.messages import with_hint
 from neuropipe.config.presets import preset_names
 
@@ -40,7 +41,7 @@ def disagreements(content: dict[str, Any]) -> list[str]:
     bold = [item for item in datasets.values() if item.get("kind") == "fmriprep" and item.get("map") is None]
     if bold and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
-    lines += _mixed_contents(content)
+    lines += _mixed_contents(content) + _idle_baselines(content)
     return lines + _impossible_on_surfaces(content)
 
 
@@ -76,6 +77,22 @@ def _mixed_contents(content: dict[str, Any]) -> list[str]:
                 found = ", ".join(f"{name}: {held}" for name, held in named.items())
                 lines.append(f"{part}.{key}.datasets: expected datasets of one content, found {found}; make two of it")
     return lines
+
+
+def _idle_baselines(content: dict[str, Any]) -> list[str]:
+    """Return the baselines that were asked for by name although no task has the data that they need."""
+    evaluate, datasets = content.get("evaluate"), _part(content, "datasets")
+    asked = _listed(evaluate, "baselines") if isinstance(evaluate, dict) else []
+    named = {name for task in _part(content, "tasks").values() for name in _listed(task, "datasets")}
+    contents = {content_of(item.get("kind"), item.get("map")) for key, item in datasets.items() if key in named}
+    atlases = bool(content.get("atlases"))
+    return [
+        f"evaluate.baselines: {name} fits no task: expected datasets of {' or '.join(OF_CONTENT[name])}"
+        + (" and atlases" if name == "regions" else "")
+        + f", found {' and '.join(sorted(contents))}; leave it out"
+        for name in asked
+        if contents and name in OF_CONTENT and not any(fits(name, found, atlases) for found in contents)
+    ]
 
 
 def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:
