@@ -67,8 +67,8 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
 
 
 def _atlas(source: Shards) -> dict[str, str]:
-    """Return what the tables say of the regions: ``n/a`` for maps and slices, whose voxels belong to none."""
-    if source.content != "series":
+    """Return what the tables say of the regions; ``n/a`` for maps and slices without an atlas."""
+    if source.content != "series" and not ((source.folder / "regions.tsv").is_file() and len(source.regions)):
         return {"atlas_id": "n/a", "roi_order_hash": "n/a"}
     return {"atlas_id": "+".join(source.regions.atlases), "roi_order_hash": source.regions.order_hash}
 

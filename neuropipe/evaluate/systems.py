@@ -173,7 +173,7 @@ def voxels(question: Question, sources: list, readouts: list[str]) -> list[Answe
 
 def regions(question: Question, sources: list, readouts: list[str]) -> list[Answer]:
     """Let ridge and the asked readouts of regional volumes and their sum answer; nobody where there are none."""
-    if missing := [source.dataset for source in sources if not (source.folder / "regional.parquet").is_file()]:
+    if missing := [source.dataset for source in sources if source.regional.empty]:
         log.warning("no baseline regions for %s: %s has no regional volumes", question.target.task, ", ".join(missing))
         return []
     table = regional_volumes(question.people, sources)
