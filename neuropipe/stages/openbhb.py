@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,8 +82,8 @@ def _table_path(embeddings: Path) -> Path:
     if len(found) != 1:
         named = ", ".join(str(path.relative_to(embeddings)) for path in found[:5]) or "none"
         raise InputError(
-            f"Expected one trained.parquet in {embeddings}, as neuropipe embed writes it, found {named}; name the folder "
-            "of one model."
+            f"Expected one trained.parquet in {embeddings}, as neuropipe embed writes it, found {named}; name the "
+            "folder of one model."
         )
     return found[0]
 
@@ -113,7 +113,8 @@ def _join(path: Path, known: pd.DataFrame, participants: Path) -> pd.DataFrame:
 
 
 def _numbers(result: Result) -> dict[str, float]:
-    return {name: float(value) for name, value in asdict(result).items()} | {"score": float(result.score)}
+    names = ("mae_internal", "mae_external", "site_accuracy", "score")
+    return {name: float(getattr(result, name)) for name in names}
 
 
 def _lines(rows: dict[str, Result]) -> list[str]:

@@ -54,6 +54,7 @@ def test_age_and_site_are_found_as_far_as_they_are_there():
     assert guess.mae_internal > 12
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_chosen_strengths_are_those_of_five_folds_by_hand():
     values, age, site, side = cohort(site_effect=0.5)
     train, internal, external = (side == name for name in challenge.SIDES)
