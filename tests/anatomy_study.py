@@ -96,7 +96,8 @@ def _arrays(n_maps: int, shape: tuple[int, ...], content: str, rng: np.random.Ge
     for number in range(n_maps):
         volume = brain(number, shape, rng)
         if content == "image":
-            volume = np.moveaxis(volume[:, :, : 1 + number % 5], 2, 0)
+            middle = shape[2] // 2
+            volume = np.moveaxis(volume[:, :, middle : middle + 1 + number % 5], 2, 0)
         elif number == LEFT_OUT:
             continue
         arrays[number] = arrays[COPIED] if number == COPY else volume.astype(np.float16)
@@ -130,8 +131,8 @@ def _write_group(
             tiv = 1350 + 130 * (people[number]["sex"] == "male") + 80 * rng.standard_normal()
             row |= {"iqr_grade": grade, "tiv_ml": tiv, "total_ml": float(values.sum()) * voxel_mm**3 / 1000}
             row["total_ml"] -= 2 * (0 if np.isnan(age) else age - 50)
-            row["overlap"] = dice(values > 0.2, mean > 0.2)
-            row["mean_correlation"] = float(np.corrcoef(values.ravel(), mean.ravel())[0, 1])
+            row["group_dice"] = dice(values > 0.2, mean > 0.2)
+            row["group_correlation"] = float(np.corrcoef(values.ravel(), mean.ravel())[0, 1])
         rows.append(row)
     manifests.write_parquet(study.qc("made") / "runs.parquet", pd.DataFrame(rows))
     if mean is not None:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from neuropipe.report.quality import GRADES
 from neuropipe.report.svg import Panel, dots, line, padded, rect, text
 
-STEP = 0.25  # grades of one column
+STEP, WORD = 0.25, 78  # grades of one column; pixels of a grade, which its word needs
 SEXES = ("s-model", "s-fc", "s-confounds", "s-majority")
 
 
@@ -24,11 +24,13 @@ def grades(values: np.ndarray, limit: float | None) -> Markup:
         The study's limit, drawn as a line.
     """
     last = max(float(values.max()), limit or 0.0, 4.5)
-    high = next((end for end, _ in GRADES if end >= last), np.ceil(last * 2) / 2)
+    high = next((end for end, _ in GRADES[:-1] if end >= last), np.ceil(last * 2) / 2)
     low = min(0.5, STEP * np.floor(float(values.min()) / STEP))
     edges = np.arange(low, high + STEP, STEP)
     counts, _ = np.histogram(values, edges)
-    panel = Panel.over((low, float(edges[-1])), (0, 1.25 * counts.max()), width=560, height=300)
+    panel = Panel.over(
+        (low, float(edges[-1])), (0, 1.25 * counts.max()), width=62 + WORD * (edges[-1] - low), height=300
+    )
     marks = panel.axes("IQR grade", "Count", 6, 4)
     start = low
     for end, word in GRADES:
@@ -45,7 +47,7 @@ def grades(values: np.ndarray, limit: float | None) -> Markup:
             tip = f"{left:g} to {right:g}: {count}"
             marks.append(rect(x, top, panel.x(right) - x - 0.8, panel.y.start - top, "column", tip))
     if limit is not None:
-        marks.append(line(panel.x(limit), 10, panel.x(limit), panel.y.start, "limit"))
+        marks.append(line(panel.x(limit), 30, panel.x(limit), panel.y.start, "limit"))
     return panel.draw(marks, f"Image quality of {len(values)} maps; the median grade is {np.median(values):.2f}.")
 
 
@@ -58,7 +60,7 @@ def against_age(people: pd.DataFrame, column: str, label: str) -> tuple[Markup, 
         age (years) and `column`, both finite, and sex as text.
     """
     age, values = people["age"].to_numpy(float), people[column].to_numpy(float)
-    panel = Panel.over(padded(age), padded(values), width=380, height=300)
+    panel = Panel.over(padded(age), padded(values), width=340, height=300, left=60)
     marks, key = panel.axes("Age (years)", label), []
     named = sorted(set(people["sex"]), key=lambda sex: (sex == "", sex))
     for n, sex in enumerate(named):

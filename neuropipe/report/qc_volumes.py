@@ -20,7 +20,7 @@ from neuropipe.report.task import Figure
 
 SECTIONS = [("top", "Summary"), ("sheets", "Pictures"), ("runs", "Table"), ("measures", "Measures"), ("sites", "Sites")]
 MAPS = {"gm": "grey matter", "wm": "white matter", "t1w": "T1-weighted image"}
-STRIPS = ("iqr_grade", "tiv_ml", "total_ml", "overlap", "mean_correlation")
+STRIPS = ("iqr_grade", "tiv_ml", "total_ml", "group_dice", "group_correlation")
 
 
 def measures(map_name: str) -> tuple[Measure, ...]:
@@ -37,8 +37,8 @@ def measures(map_name: str) -> tuple[Measure, ...]:
         Measure("gm_ml", "GM mL", "grey matter as the source states it, mL", 0),
         Measure("wm_ml", "WM mL", "white matter as the source states it, mL", 0),
         Measure("csf_ml", "CSF mL", "cerebrospinal fluid as the source states it, mL", 0),
-        Measure("overlap", "Overlap", "Dice coefficient of the map’s mask with the group’s", 3),
-        Measure("mean_correlation", "Corr. mean", "correlation with the group’s mean", 3),
+        Measure("group_dice", "Overlap", "Dice coefficient of the map’s mask with the group’s", 3),
+        Measure("group_correlation", "Corr. mean", "correlation with the group’s mean", 3),
         Measure("mean", "Mean", "mean of the values", 3),
         Measure("sd", "SD", "standard deviation of the values", 3),
         Measure("n_slices", "Slices", "slices of the scan", 0),
@@ -185,7 +185,7 @@ def _tiles(group: Group) -> list[tuple[str, str]]:
     tiles += [("sites", str(len(named)))] if named else []
     if (grades := _known(kept, "iqr_grade")).size:
         tiles.append(("median IQR grade", f"{np.median(grades):.2f}"))
-    if (overlap := _known(kept, "overlap")).size:
+    if (overlap := _known(kept, "group_dice")).size:
         tiles.append(("median overlap", f"{np.median(overlap):.3f}"))
     tiles.append((f"outlying {group.things}", str(group.outliers["run_id"].nunique())))
     if len(group.duplicates):
@@ -225,19 +225,25 @@ def _cells(group: Group, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the cells of the contact sheet, in the order of the table's rows."""
     cells = []
     for run, row in zip(group.runs.to_dict("records"), rows, strict=True):
-        facts = []
-        if np.isfinite(grade := float(run.get("iqr_grade", np.nan))):
-            facts.append(f"IQR {grade:.2f} {grade_word(grade)}")
-        if np.isfinite(overlap := float(run.get("overlap", np.nan))):
-            facts.append(f"overlap {overlap:.3f}")
-        if np.isfinite(n_slices := float(run["n_slices"])):
-            facts.append(f"{n_slices:.0f} {'slice' if n_slices == 1 else 'slices'}")
         place = f"p{run['place']}" if run["sheet"] else ""
+        marked = row["state"] != "kept" or bool(run["note"])
         cells.append(
-            {"id": row["id"], "state": row["state"], "why": row["why"], "facts": facts, "sheet": run["sheet"],
-             "place": place, "marked": row["state"] != "kept" or bool(run["note"])}
+            {"id": row["id"], "state": row["state"], "why": row["why"], "facts": _facts(run), "sheet": run["sheet"],
+             "place": place, "marked": marked}
         )  # fmt: skip
     return cells
+
+
+def _facts(run: dict[str, Any]) -> list[str]:
+    """Return what a cell says of a run under its name."""
+    facts = []
+    if pd.notna(grade := run.get("iqr_grade")):
+        facts.append(f"IQR {grade:.2f} {grade_word(grade)}")
+    if pd.notna(overlap := run.get("group_dice")):
+        facts.append(f"overlap {overlap:.3f}")
+    if pd.notna(n_slices := run.get("n_slices")):
+        facts.append(f"{n_slices:.0f} {'slice' if n_slices == 1 else 'slices'}")
+    return facts
 
 
 def _figures(group: Group) -> list[dict[str, Any]]:

@@ -25,8 +25,8 @@ MEASURES = {  # column of qc/<dataset>/runs.parquet: (words, unit, decimals)
     "iqr_grade": ("Image quality rating (IQR)", "grade", 2),
     "tiv_ml": ("Total intracranial volume", "mL", 0),
     "total_ml": ("Sum of the map", "mL", 0),
-    "overlap": ("Overlap with the group’s mask", "Dice", 3),
-    "mean_correlation": ("Correlation with the group’s mean", "", 3),
+    "group_dice": ("Overlap with the group’s mask", "Dice", 3),
+    "group_correlation": ("Correlation with the group’s mean", "", 3),
 }
 # Upper end of each of CAT12's grades and its word. A grade is ten points: 105 - 10 IQR of a hundred (its manual).
 GRADES = (

@@ -132,6 +132,7 @@ def motion_and_coverage(results: Results) -> dict[str, Any]:
         if (results.study.qc(name) / "index.html").is_file()
     ]
     limits = results.config.exclude
+    found["sentences"] += _anatomy(results)
     if results.runs is None:
         found["sentences"].append("No quality table of recordings was found, so motion cannot be shown.")
     else:
@@ -154,6 +155,19 @@ def motion_and_coverage(results: Results) -> dict[str, Any]:
         coverage, share = low["mean_coverage"].map("{:.3f}".format), low["share_missing"].map("{:.1%}".format)
         found["lowest"] += low.assign(mean_coverage=coverage, share_missing=share).to_dict("records")
     return found
+
+
+def _anatomy(results: Results) -> list[str]:
+    """Return a sentence on each dataset of maps or slices."""
+    sentences = []
+    for dataset, section in results.config.datasets.items():
+        runs = None if results.runs is None else results.runs[results.runs["dataset"] == dataset]
+        if section.content == "series" or runs is None or runs.empty:
+            continue
+        path = results.study.qc(dataset) / "outliers.tsv"
+        outliers = pd.read_csv(path, sep="\t", dtype={"run_id": str}) if path.is_file() else None
+        sentences.append(quality.anatomy(dataset, runs, outliers))
+    return sentences
 
 
 def _motion(results: Results, limit: float | None) -> list[Figure]:

@@ -17,9 +17,9 @@ from neuropipe.stages import qc_runs
 from neuropipe.train.progress import Progress
 
 # The measures in which a map may be an outlier, and on which side: 1 high, -1 low, 0 both.
-SIDES = {"iqr_grade": 1, "overlap": -1, "mean_correlation": -1, "tiv_ml": 0, "total_ml": 0}
+SIDES = {"iqr_grade": 1, "group_dice": -1, "group_correlation": -1, "tiv_ml": 0, "total_ml": 0}
 GREY_SIDES = {"mean": 0, "sd": 0}  # where nothing is known in mL
-SITE_MEASURES = ("iqr_grade", "tiv_ml", "total_ml", "gm_ml", "wm_ml", "csf_ml", "overlap", "mean_correlation")
+SITE_MEASURES = ("iqr_grade", "tiv_ml", "total_ml", "gm_ml", "wm_ml", "csf_ml", "group_dice", "group_correlation")
 GROUP_SIDE = 160  # pixels of the longest side of a slice of the group's mean
 
 
@@ -42,7 +42,7 @@ def make(settings: configuration.StudyConfig, tree: Study, dataset: str, made_at
     found, twice = outliers(kept), duplicates(shards.manifest)
     runs["note"] = _notes(runs["run_id"], twice)
     runs["n_slices"] = runs["run_id"].map(_n_slices(shards))
-    runs = _by_worst_overlap(runs)
+    runs = _worst_first(runs, found)
     runs[["sheet", "place"]], strip = _write_sheets(shards, runs, folder / "sheets")
     group = qc_volumes.Group(
         study=settings.study,
@@ -113,13 +113,13 @@ def _n_slices(shards: Shards) -> dict[str, int]:
     return {row.run_id: int(row.shape[0]) for row in shards.manifest.itertuples()}
 
 
-def _by_worst_overlap(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs by overlap with the group's mask, or else by likeness to its mean, the least first."""
-    unknown = pd.Series(np.nan, index=runs.index)
-    z = pd.to_numeric(runs.get("outlier_z", unknown)).abs()
-    keys = [pd.to_numeric(runs.get(name, unknown)) for name in ("overlap", "mean_correlation")]
-    order = pd.DataFrame({"out": runs["reason"] != "", "overlap": keys[0], "correlation": keys[1], "z": -z})
-    return runs.loc[order.sort_values(list(order), kind="stable").index].reset_index(drop=True)
+def _worst_first(runs: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs by overlap with the group's mask, the least first, then the farthest outliers; left out last."""
+    farthest = found.assign(z=found["robust_z"].astype(float).abs()).groupby("run_id")["z"].max()
+    overlap = runs.get("group_dice", pd.Series(np.nan, index=runs.index))
+    keys = {"out": runs["reason"] != "", "overlap": pd.to_numeric(overlap), "z": -runs["run_id"].map(farthest)}
+    order = pd.DataFrame(keys).sort_values(list(keys), kind="stable")
+    return runs.loc[order.index].reset_index(drop=True)
 
 
 # --- pictures -----------------------------------------------------------------------------------
@@ -166,8 +166,9 @@ def _strip(shards: Shards, i: int) -> np.ndarray:
 
 
 def _voxel_mm(shards: Shards) -> np.ndarray:
-    """Return the edges of a voxel in mm: the lengths of the affine's columns."""
-    return np.linalg.norm(shards.grid.affine[:3, :3], axis=0)
+    """Return the edges of a voxel in mm, the lengths of the affine's columns; equal ones where it is not known."""
+    affine = shards.grid.affine
+    return np.ones(3) if affine is None else np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def _write_group(folder: Path, shards: Shards) -> list[tuple[str, str]]:
