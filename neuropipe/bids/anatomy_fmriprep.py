@@ -26,6 +26,7 @@ MAPS: dict[str, dict[str, Any]] = {
     "t1w": {"label": None, "desc": "preproc", "suffix": "T1w"},
 }
 DATATYPE = "anat"
+OTHER_SPACE = "select that space, or run fMRIPrep with another of --output-spaces"
 MASK_THRESHOLD = 0.5  # a mask stored with a slope has values near 1, not 1
 
 
@@ -84,7 +85,7 @@ def _find_scan(
     fitting = [file for file in candidates if entities.matches(file.said, wanted)]
     try:
         if candidates:
-            image = fmriprep.one_of(fitting, candidates, wanted)
+            image = fmriprep.one_of(fitting, candidates, wanted, OTHER_SPACE)
             found.runs.append(_row(search, image, scans))
     except RunExcluded as reason:
         for file in fitting or candidates:

@@ -27,6 +27,10 @@ GRID = ("space", "cohort", "res")
 PADDED = re.compile(r"(_run-|_echo-)0+(?=\d)")
 Runs = Mapping[str, Sequence["File"]]  # key of a run -> its files
 MAX_NAMED = 3  # files in a message
+OTHER_SPACE = (
+    "choose an atlas in that space, select that space and set warp: true, or run fMRIPrep with --output-spaces for the "
+    "atlas"
+)
 
 
 @dataclass(frozen=True)
@@ -189,15 +193,16 @@ def _candidates(files: Sequence[File], wanted: Mapping[str, Any]) -> list[File]:
     return [file for file in images if entities.matches(file.said, elsewhere)]
 
 
-def one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping[str, Any]) -> File:
-    """Return the one image of a run that `wanted` leaves."""
+def one_of(
+    fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping[str, Any], remedy: str = OTHER_SPACE
+) -> File:
+    """Return the one image of a run that `wanted` leaves; `remedy` tells what to do where all are in other spaces."""
     if not fitting:
         spaces = sorted({file.said.get("space", "native") for file in candidates})
         raise RunExcluded(
             "wrong space",
             f"expected {describe({key: wanted[key] for key in (*GRID, 'den') if key in wanted})}, found "
-            f"{', '.join(file.name for file in candidates)} (space {', '.join(spaces)}); choose an atlas in that "
-            "space, select that space and set warp: true, or run fMRIPrep with --output-spaces for the atlas",
+            f"{', '.join(file.name for file in candidates)} (space {', '.join(spaces)}); {remedy}",
         )
     if len(fitting) > 1:
         names = ", ".join(file.path for file in fitting)

@@ -108,8 +108,16 @@ def checked(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def files(root: Path, extensions: tuple[str, ...]) -> Iterator[str]:
-    """Yield the paths, relative to `root` and sorted, of the files below it with one of some extensions."""
+    """Yield the paths, relative to `root` and sorted, of the files below it with one of some extensions.
+
+    Links to folders are followed, and a folder that several lead to is entered once.
+    """
+    entered: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
+        if (place := os.path.realpath(folder)) in entered:
+            folders.clear()
+            continue
+        entered.add(place)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED_FOLDERS)
         for name in sorted(names):
             if name.endswith(extensions) and not name.startswith("."):

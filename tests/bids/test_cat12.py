@@ -190,6 +190,16 @@ def test_select_takes_sessions(tmp_path: Path) -> None:
     assert set(found(tmp_path, select={"t1w": {"session": "a"}, "bold": {"session": "x"}})[0]) == {"sub-01_ses-a"}
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    scan(tmp_path / "store/sub-01/anat", "sub-01_T1w")
+    data = tmp_path / "data"
+    people(data, "01")
+    (data / "sub-01").symlink_to(tmp_path / "store/sub-01")
+    (tmp_path / "store/sub-01/loop").symlink_to(tmp_path / "store/sub-01")
+    runs, excluded, _ = found(data)
+    assert set(runs) == {"sub-01"} and not excluded
+
+
 def test_the_old_template_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "mri/mwp1sub-01.nii.gz", np.zeros((121, 145, 121), np.uint8))
     people(tmp_path, "01")
