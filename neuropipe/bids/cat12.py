@@ -17,6 +17,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from neuropipe.bids import cat12_xml, entities, maps
@@ -139,8 +140,7 @@ def owners(scan: str, search: Search) -> list[str]:
     ``OAS1_0001_MR1`` is of ``sub-OAS1_0001``, and of ``sub-0001`` only where there is no such longer id.
     A scan's whole name in the column ``file_id`` goes before.
     """
-    named = [one for one, person in search.persons.items() if person.get("file_id", "n/a") == scan]
-    if named:
+    if named := _by_file_id(search).get(scan):
         return named
     scan = SAID_OF_IT.sub("", scan)  # run-2 does not name sub-2
     words = [(word.start(), word.end()) for word in WORDS.finditer(scan)]
@@ -156,6 +156,16 @@ def owners(scan: str, search: Search) -> list[str]:
         if not any((a, b) != (start, end) and a <= start and end <= b for a, b in spans)
     }
     return sorted(longest)
+
+
+@lru_cache(maxsize=1)
+def _by_file_id(search: Search) -> dict[str, list[str]]:
+    """Return the people of each name in the column ``file_id``."""
+    found: dict[str, list[str]] = {}
+    for person_id, person in search.persons.items():
+        if person.get("file_id", "n/a") != "n/a":
+            found.setdefault(person["file_id"], []).append(person_id)
+    return found
 
 
 # --- rows ---------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import yaml
 from doors_study import people, scans
 
 from neuropipe import config
@@ -85,6 +87,14 @@ def test_what_is_left_out(tmp_path: Path) -> None:
         "sub-05": "no matching run",
         "n": "no data",
     }
+
+
+def test_the_snippet_of_the_docs_is_a_configuration() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text()
+    snippet = next(part for part in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "kind: openbhb" in part)
+    datasets = config.parse({"study": "s"} | yaml.safe_load(snippet)).datasets
+    kinds = {"fmriprep", "cat12", "yaware", "openbhb", "images"}
+    assert {one.kind for one in datasets.values() if one.stage == "volumes"} == kinds
 
 
 def test_the_content_follows_the_map() -> None:
