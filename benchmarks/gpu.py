@@ -49,11 +49,10 @@ def table(found: dict[str, Figures]) -> str:
         for key in figures:
             if key.endswith("_samples_per_s"):
                 way = key.removesuffix("_samples_per_s")
-                memory, share = figures.get(f"{way}_memory_gb", float("nan")), figures.get(f"{way}_floor_share")
-                lines.append(
-                    f"| {what} | {way.replace('_', ' ')} | {figures[key]:,.0f} | {memory:.1f} | "
-                    f"{'' if share is None else f'{share:.2f}'} |"
-                )
+                memory, share = figures.get(f"{way}_memory_gb"), figures.get(f"{way}_floor_share")
+                cells = [what, way.replace("_", " "), f"{figures[key]:,.0f}"]
+                cells += ["" if memory is None else f"{memory:.1f}", "" if share is None else f"{share:.2f}"]
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ REFERENCE_STEP_S, REFERENCE_INFERENCE_S = 24.5, 1.0
 REFERENCE_RATES = {"all": 2.8, "cutout": 49.0}
 FLOOR_S = 1.29e-3  # per two-view sample on an H200, every layer fused
 SHAPE, SMALL_SHAPE = (121, 145, 121), (32, 32, 32)
-GPU_BATCHES, SMALL_GPU_BATCHES = (8, 32), (2,)
+GPU_BATCHES, SMALL_GPU_BATCHES = (32,), (2,)
 
 
 def build(small: bool, device: torch.device) -> yaware.Model:

@@ -4,16 +4,18 @@ A door is a module with
 
     find(path, search, section) -> Found     the scans, and what is left out
     read(root, row, section) -> Map          one scan of the manifest
+
+Kind ``images`` reads slices into a size instead: read(root, row, image_size).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 
+from neuropipe.bids import anatomy_fmriprep, cat12, entities, images, openbhb, yaware_layout
 from neuropipe.bids.index import Found
 from neuropipe.bids.maps import Map
 from neuropipe.bids.ready import Search
@@ -21,7 +23,13 @@ from neuropipe.config import Dataset
 
 __all__ = ["Map", "data_root", "find", "read"]
 
-DOORS: dict[str, ModuleType] = {}
+DOORS = {
+    "fmriprep": anatomy_fmriprep,
+    "cat12": cat12,
+    "yaware": yaware_layout,
+    "openbhb": openbhb,
+    "images": images,
+}
 
 
 def data_root(path: Path) -> Path:
@@ -48,7 +56,8 @@ def find(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Fo
     InputError
         There is nothing of this kind at `path`.
     """
-    search = Search.of(data_root(path), dataset, section.select, people, None, section.n_chunks)
+    select = entities.normalise_select(section.select, part="t1w")
+    search = Search.of(data_root(path), dataset, select, people, None, section.n_chunks)
     return DOORS[section.kind].find(path, search, section)
 
 
@@ -72,5 +81,5 @@ def read(section: Dataset, root: Path, row: Mapping[str, str], image_size: tuple
         The scan cannot be used.
     """
     if section.kind == "images":
-        return DOORS["images"].read(root, row, image_size)
+        return images.read(root, row, image_size)
     return DOORS[section.kind].read(root, row, section)

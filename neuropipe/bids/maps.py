@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from neuropipe.bids import ready
+from neuropipe.bids.series import SKIPPED_FOLDERS
 from neuropipe.bids.tree import check_fetched
 from neuropipe.errors import RunExcluded
 from neuropipe.signals import images
 
 NEWEST_SPACE = "MNI152NLin2009cAsym"  # of fMRIPrep, and of CAT12 from 12.8 on
+# CAT12 before 12.8, and what was made with it (OpenBHB, the volumes of y-Aware): the bounding box of its defaults,
+# -90 -126 -72 to 90 90 108 mm, at 1.5 mm.
+OLD_GRID = (121, 145, 121)
+OLD_AFFINE = ((1.5, 0, 0, -90), (0, 1.5, 0, -126), (0, 0, 1.5, -72), (0, 0, 0, 1))
 ENTITIES = ("session", "run", "space")
 
 
@@ -47,6 +53,11 @@ class Map:
     names: list[str] = field(default_factory=list)
 
 
+def affine_of(shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return where the voxels of an array without header lie, in mm, if its grid is that of CAT12 before 12.8."""
+    return np.array(OLD_AFFINE, dtype=np.float64) if tuple(shape) == OLD_GRID else None
+
+
 def manifest_row(search: ready.Search, person_id: str, run_id: str, image: str, said: Mapping[str, str]) -> dict:
     """Return the manifest row of one scan, without its fingerprint.
 
@@ -60,19 +71,23 @@ def manifest_row(search: ready.Search, person_id: str, run_id: str, image: str, 
     return row | {key: said[key] for key in ENTITIES if said.get(key)}
 
 
-def check_header(path: Path) -> None:
-    """Check that a file is there and opens with the header of a 3-D image.
+def check_header(path: Path) -> tuple[int, ...]:
+    """Return the shape of a 3-D image by its header, having checked that the file may hold what that says.
 
     Raises
     ------
     RunExcluded
-        It was not fetched, is damaged, ends too early, or has more axes.
+        The file was not fetched, is damaged, ends too early, or has more axes.
     """
     check_fetched(path)
     with images.damage_excludes(path.name), images.open_stream(path, whole=False) as stream:
-        shape = images.read_layout(stream, path).shape
-    if sum(length > 1 for length in shape[3:]) or len(shape) < 3:
-        raise RunExcluded("not a map", f"{path.name}: expected a 3-D image (x, y, z), found shape {shape}")
+        layout = images.read_layout(stream, path)
+    if layout.n_volumes != 1:
+        raise RunExcluded("not a map", f"{path.name}: expected a 3-D image (x, y, z), found shape {layout.shape}")
+    expected = layout.offset + layout.volume_bytes
+    if path.suffix == ".nii" and path.stat().st_size < expected:
+        raise RunExcluded("truncated image", f"{path.name} has less than {expected} bytes; copy it again")
+    return layout.shape
 
 
 def read_map(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -90,3 +105,12 @@ def checked(array: np.ndarray, name: str) -> np.ndarray:
     if array.min() == array.max():
         raise RunExcluded("constant", f"{name}: every value is {array.flat[0]:g}; the program that made it failed")
     return array
+
+
+def files(root: Path, extensions: tuple[str, ...]) -> Iterator[str]:
+    """Yield the paths, relative to `root` and sorted, of the files below it with one of some extensions."""
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SKIPPED_FOLDERS)
+        for name in sorted(names):
+            if name.endswith(extensions) and not name.startswith("."):
+                yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
