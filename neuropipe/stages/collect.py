@@ -64,11 +64,14 @@ def _grid(receipts: list[dict[str, Any]], dataset: str) -> Grid:
 
 
 def _regional(receipts: list[dict[str, Any]], table: pd.DataFrame, regions: Regions) -> pd.DataFrame:
-    """Return regional volumes in mL: ``key`` and a column ``<atlas>:<label>`` per region, in the manifest's order."""
+    """Return regional volumes in mL: ``key`` and a column ``<atlas>:<label>`` per region, in the manifest's order.
+
+    There are no columns where nothing was measured: arrays without an affine lie at no place of an atlas.
+    """
     volumes = {key: row for receipt in receipts for key, row in receipt["regions"].get("volume_ml", {}).items()}
     names = [f"{row.atlas}:{row.label}" for row in regions.table.itertuples()]
-    values = np.array([volumes[key] for key in table["key"]] if names else [], dtype=float)
-    columns = pd.DataFrame(values.reshape(len(table), len(names)), columns=names)
+    values = np.array([volumes.get(key, []) for key in table["key"]], dtype=float).reshape(len(table), len(names))
+    columns = pd.DataFrame(values, columns=names) if np.isfinite(values).any() else pd.DataFrame(index=table.index)
     return pd.concat([table[["key"]], columns], axis=1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from neuropipe.signals import images
 from neuropipe.volumes import grids
 
 
-@lru_cache(maxsize=1024)
 def shape_and_affine(path: Path) -> tuple[tuple[int, ...], np.ndarray | None]:
     """Return the shape of a NIfTI image or .npy array, and the affine (mm) of an image, from its header alone.
 
@@ -57,10 +56,11 @@ def keep_common_grid(found: Found, root: Path, dataset: str, settings: Volumes) 
         What decides where a map ends up.
     """
     seen: list[Grid] = []  # each once
+    header = cache(shape_and_affine)  # all rows of a bank have one
     of_run, excluded = {}, list(found.excluded)
     for row in sorted(found.runs, key=lambda row: row["run_id"]):
         try:
-            of_run[row["run_id"]] = _number(_grid_of(root / row["image"], row, settings), seen)
+            of_run[row["run_id"]] = _number(_grid_of(header(root / row["image"]), row, settings), seen)
         except RunExcluded as reason:
             excluded.append(_left_out(dataset, row, reason.reason, reason.detail))
     if not of_run:
@@ -77,8 +77,8 @@ def keep_common_grid(found: Found, root: Path, dataset: str, settings: Volumes) 
     return Found([row for row in found.runs if of_run.get(row["run_id"]) == common], excluded)
 
 
-def _grid_of(path: Path, row: Mapping[str, str], settings: Volumes) -> Grid:
-    shape, affine = shape_and_affine(path)
+def _grid_of(header: tuple[tuple[int, ...], np.ndarray | None], row: Mapping[str, str], settings: Volumes) -> Grid:
+    shape, affine = header
     if affine is None:  # of arrays only the shape is known here; a bank has the same for all of its rows
         return Grid(row.get("space"), tuple(shape[-3:]), None)
     return Grid(row.get("space"), *grids.planned(shape, affine, settings))
