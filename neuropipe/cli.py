@@ -27,6 +27,7 @@ COMMANDS = {
     "probe": ("neuropipe.stages.probe", "linear readouts of frozen embeddings, one task"),
     "baselines": ("neuropipe.stages.baselines", "majority, confounds, connectivity and random weights, one task"),
     "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
+    "openbhb": ("neuropipe.stages.openbhb", "score embeddings as the OpenBHB challenge does"),
     "report": ("neuropipe.stages.report", "the one HTML page"),
     "atlas": ("neuropipe.stages.atlas", "list, fetch or show atlases"),
     "schema": ("neuropipe.stages.schema", "check or rewrite the JSON schemas of config, recipes and models"),

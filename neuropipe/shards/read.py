@@ -72,6 +72,34 @@ class Grid:
         corner = ", ".join(f"{v + 0:g}" for v in np.round(np.asarray(self.affine)[:3, 3], 2))
         return f"{space}, {size} voxels of {edges} mm, the first at ({corner}) mm"
 
+    @property
+    def voxel_mm(self) -> tuple[float, float, float] | None:
+        """Edges of a voxel along x, y and z, in mm."""
+        if self.affine is None:
+            return None
+        return tuple(float(edge) for edge in np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0))
+
+    def check_same(self, other: Grid, what: str) -> None:
+        """Raise where the voxels of `other` do not lie where these lie (a hundredth of a mm is let pass).
+
+        A grid without an affine is compared by its shape.
+        """
+        unknown = self.affine is None or other.affine is None
+        near = unknown or np.allclose(self.affine, other.affine, atol=0.01)
+        elsewhere = None not in (self.space, other.space) and self.space != other.space
+        if elsewhere or tuple(self.shape) != tuple(other.shape) or not near:
+            raise InputError(
+                f"{what}: expected voxels of {self}, found {other}. Prepare the data with the same `volumes:` section "
+                "and in the same space."
+            )
+
+    def __str__(self) -> str:
+        if self.voxel_mm is None:
+            return f"{self.space or 'an unknown space'}, {'x'.join(map(str, self.shape))} voxels"
+        edges, first = ("x".join(f"{v:g}" for v in np.round(values, 3)) for values in (self.voxel_mm, self.shape))
+        corner = ", ".join(f"{v:g}" for v in np.round(np.asarray(self.affine)[:3, 3], 2))
+        return f"{self.space}, {first} voxels of {edges} mm, the first at ({corner}) mm"
+
 
 class Shards:
     """The samples of one dataset: recordings, maps or stacks of slices.
