@@ -28,49 +28,16 @@ class Grid:
     shape: tuple[int, int, int]
     affine: np.ndarray | None
 
-    @classmethod
-    def of(cls, about: dict[str, Any]) -> Grid:
-        """Return the grid that `describe` described."""
-        affine = None if about["affine"] is None else np.array(about["affine"], dtype=float)
-        return cls(about["space"], tuple(about["shape"]), affine)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the grid as JSON holds it."""
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``grid.json`` and sidecars hold."""
         affine = None if self.affine is None else np.asarray(self.affine).round(6).tolist()
         return {"space": self.space, "shape": list(self.shape), "affine": affine}
 
-    @property
-    def voxel_mm(self) -> tuple[float, float, float] | None:
-        """Edges of a voxel along x, y and z, in mm; None where they are not known."""
-        if self.affine is None:
-            return None
-        return tuple(float(edge) for edge in np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0))
-
-    def same(self, other: Grid) -> bool:
-        """Return whether the voxels of `other` lie where these lie; a hundredth of a mm is let pass."""
-        if self.space != other.space or tuple(self.shape) != tuple(other.shape):
-            return False
-        if self.affine is None or other.affine is None:
-            return self.affine is other.affine
-        corners = np.array(list(np.ndindex(2, 2, 2))) * self.shape
-        apart = np.asarray(self.affine)[:3] - np.asarray(other.affine)[:3]
-        return bool(np.abs(corners @ apart[:, :3].T + apart[:, 3]).max() < SAME_PLACE_MM)
-
-    def check_same(self, other: Grid, what: str) -> None:
-        """Raise where the voxels of `other` do not lie where these lie (a hundredth of a mm is let pass)."""
-        if not self.same(other):
-            raise InputError(
-                f"{what}: expected voxels of {self}, found {other}. Prepare the data with the same `volumes:` section "
-                "and in the same space."
-            )
-
-    def __str__(self) -> str:
-        size, space = "x".join(map(str, self.shape)), self.space or "a space that nothing names"
-        if self.affine is None:
-            return f"{space}, {size} voxels at a place that nothing names"
-        edges = "x".join(f"{edge:g}" for edge in np.round(self.voxel_mm, 3))
-        corner = ", ".join(f"{v + 0:g}" for v in np.round(np.asarray(self.affine)[:3, 3], 2))
-        return f"{space}, {size} voxels of {edges} mm, the first at ({corner}) mm"
+    @classmethod
+    def from_json(cls, about: dict[str, Any]) -> Grid:
+        """Return what `as_json` wrote."""
+        affine = None if about["affine"] is None else np.array(about["affine"], dtype=float)
+        return cls(about["space"], tuple(about["shape"]), affine)
 
     @property
     def voxel_mm(self) -> tuple[float, float, float] | None:
@@ -79,15 +46,23 @@ class Grid:
             return None
         return tuple(float(edge) for edge in np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0))
 
-    def check_same(self, other: Grid, what: str) -> None:
-        """Raise where the voxels of `other` do not lie where these lie (a hundredth of a mm is let pass).
+    def same(self, other: Grid) -> bool:
+        """Return whether the voxels of `other` lie where these lie; a hundredth of a mm at any corner is let pass.
 
-        A grid without an affine is compared by its shape.
+        What one of the two does not know, its space or its affine, is not compared.
         """
-        unknown = self.affine is None or other.affine is None
-        near = unknown or np.allclose(self.affine, other.affine, atol=0.01)
         elsewhere = None not in (self.space, other.space) and self.space != other.space
-        if elsewhere or tuple(self.shape) != tuple(other.shape) or not near:
+        if elsewhere or tuple(self.shape) != tuple(other.shape):
+            return False
+        if self.affine is None or other.affine is None:
+            return True
+        corners = np.array(list(np.ndindex(2, 2, 2))) * self.shape
+        apart = np.asarray(self.affine)[:3] - np.asarray(other.affine)[:3]
+        return bool(np.abs(corners @ apart[:, :3].T + apart[:, 3]).max() < SAME_PLACE_MM)
+
+    def check_same(self, other: Grid, what: str) -> None:
+        """Raise where the voxels of `other` do not lie where these lie."""
+        if not self.same(other):
             raise InputError(
                 f"{what}: expected voxels of {self}, found {other}. Prepare the data with the same `volumes:` section "
                 "and in the same space."
@@ -178,7 +153,7 @@ class Shards:
     @cached_property
     def grid(self) -> Grid:
         """Where the voxels of volumes lie: their space, shape and affine (mm, RAS+)."""
-        return Grid.of(read_json(self.folder / "grid.json"))
+        return Grid.from_json(read_json(self.folder / "grid.json"))
 
     @cached_property
     def regional(self) -> pd.DataFrame:

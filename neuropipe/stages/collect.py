@@ -53,7 +53,7 @@ def _coverage(receipts: list[dict[str, Any]], regions: Regions, n_samples: int) 
 
 def _grid(receipts: list[dict[str, Any]], dataset: str) -> Grid:
     """Return the one grid of a dataset's maps."""
-    first, *others = [Grid.of(grid) for receipt in receipts for grid in receipt["grids"]]
+    first, *others = [Grid.from_json(grid) for receipt in receipts for grid in receipt["grids"]]
     for grid in others:
         if not grid.same(first):
             raise InputError(
@@ -113,7 +113,7 @@ def run(*, dataset: str, receipts: list[Path], output: Path) -> None:
         regions.write(output.parent / "regions.tsv")
         measured = _quality(read, table)
         if table["content"].iloc[0] == "volume":
-            write_json(output.parent / "grid.json", _grid(read, dataset).describe())
+            write_json(output.parent / "grid.json", _grid(read, dataset).as_json())
             manifest.write_parquet(output.parent / "regional.parquet", _regional(read, table, regions))
             measured = _group(output, table, measured, study.qc(dataset) / "group.npz")
         manifest.write_parquet(study.qc(dataset) / "runs.parquet", measured)

@@ -126,7 +126,7 @@ def _facts(job: Job, result: ReadyScan) -> dict[str, Any]:
         "Atlases": job.regions.atlases,
     }
     if result.grid is not None:
-        facts["Grid"] = result.grid.describe()
+        facts["Grid"] = result.grid.as_json()
     return facts | ({"Slices": result.names} if result.names else {})
 
 
