@@ -17,6 +17,8 @@ from neuropipe.shards import manifest
 from neuropipe.shards.sample import content_hash
 from neuropipe.signals.regions import Regions
 
+SAME_PLACE_MM = 0.01
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -44,15 +46,23 @@ class Grid:
             return None
         return tuple(float(edge) for edge in np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0))
 
-    def check_same(self, other: Grid, what: str) -> None:
-        """Raise where the voxels of `other` do not lie where these lie (a hundredth of a mm is let pass).
+    def same(self, other: Grid) -> bool:
+        """Return whether the voxels of `other` lie where these lie; a hundredth of a mm at any corner is let pass.
 
-        A grid without an affine is compared by its shape.
+        What one of the two does not know, its space or its affine, is not compared.
         """
-        unknown = self.affine is None or other.affine is None
-        near = unknown or np.allclose(self.affine, other.affine, atol=0.01)
         elsewhere = None not in (self.space, other.space) and self.space != other.space
-        if elsewhere or tuple(self.shape) != tuple(other.shape) or not near:
+        if elsewhere or tuple(self.shape) != tuple(other.shape):
+            return False
+        if self.affine is None or other.affine is None:
+            return True
+        corners = np.array(list(np.ndindex(2, 2, 2))) * self.shape
+        apart = np.asarray(self.affine)[:3] - np.asarray(other.affine)[:3]
+        return bool(np.abs(corners @ apart[:, :3].T + apart[:, 3]).max() < SAME_PLACE_MM)
+
+    def check_same(self, other: Grid, what: str) -> None:
+        """Raise where the voxels of `other` do not lie where these lie."""
+        if not self.same(other):
             raise InputError(
                 f"{what}: expected voxels of {self}, found {other}. Prepare the data with the same `volumes:` section "
                 "and in the same space."

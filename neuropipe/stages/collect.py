@@ -51,26 +51,27 @@ def _coverage(receipts: list[dict[str, Any]], regions: Regions, n_samples: int) 
 # --- maps ---------------------------------------------------------------------------------------
 
 
-def _grid(receipts: list[dict[str, Any]], dataset: str) -> dict[str, Any]:
+def _grid(receipts: list[dict[str, Any]], dataset: str) -> Grid:
     """Return the one grid of a dataset's maps."""
-    grids = [grid for receipt in receipts for grid in receipt["grids"]]
-    first = Grid.from_json(grids[0])
-    for grid in map(Grid.from_json, grids[1:]):
-        unlike = grid.space != first.space or grid.shape != first.shape
-        if unlike or (first.affine is not None and not np.allclose(grid.affine, first.affine, atol=0.01)):
+    first, *others = [Grid.from_json(grid) for receipt in receipts for grid in receipt["grids"]]
+    for grid in others:
+        if not grid.same(first):
             raise InputError(
-                f"The maps of {dataset} lie on several grids: {first.as_json()} and {grid.as_json()}. Run `neuropipe "
-                "index` again, which leaves out those that are not on the grid of most, and then `neuropipe volumes`."
+                f"The maps of {dataset} lie on several grids: {first}; and {grid}. Run `neuropipe index` again, which "
+                "leaves out those that are not on the grid of most, and then `neuropipe volumes`."
             )
-    return grids[0]
+    return first
 
 
 def _regional(receipts: list[dict[str, Any]], table: pd.DataFrame, regions: Regions) -> pd.DataFrame:
-    """Return regional volumes in mL: ``key`` and a column ``<atlas>:<label>`` per region, in the manifest's order."""
+    """Return regional volumes in mL: ``key`` and a column ``<atlas>:<label>`` per region, in the manifest's order.
+
+    There are no columns where nothing was measured: arrays without an affine lie at no place of an atlas.
+    """
     volumes = {key: row for receipt in receipts for key, row in receipt["regions"].get("volume_ml", {}).items()}
     names = [f"{row.atlas}:{row.label}" for row in regions.table.itertuples()]
-    values = np.array([volumes[key] for key in table["key"]] if names else [], dtype=float)
-    columns = pd.DataFrame(values.reshape(len(table), len(names)), columns=names)
+    values = np.array([volumes.get(key, []) for key in table["key"]], dtype=float).reshape(len(table), len(names))
+    columns = pd.DataFrame(values, columns=names) if np.isfinite(values).any() else pd.DataFrame(index=table.index)
     return pd.concat([table[["key"]], columns], axis=1)
 
 
@@ -112,7 +113,7 @@ def run(*, dataset: str, receipts: list[Path], output: Path) -> None:
         regions.write(output.parent / "regions.tsv")
         measured = _quality(read, table)
         if table["content"].iloc[0] == "volume":
-            write_json(output.parent / "grid.json", _grid(read, dataset))
+            write_json(output.parent / "grid.json", _grid(read, dataset).as_json())
             manifest.write_parquet(output.parent / "regional.parquet", _regional(read, table, regions))
             measured = _group(output, table, measured, study.qc(dataset) / "group.npz")
         manifest.write_parquet(study.qc(dataset) / "runs.parquet", measured)

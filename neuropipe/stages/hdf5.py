@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from neuropipe.errors import InputError
 from neuropipe.locks import lock
 from neuropipe.provenance import describe, sha256, write_json
 from neuropipe.shards import hdf5
@@ -31,6 +32,8 @@ def _label(column: pd.Series) -> np.ndarray:
 def run(*, shards: Path, participants: Path | None, output: Path) -> None:
     """Write series, subject ids and every participants column as ``labels/<column>``."""
     source = Shards(shards, participants)
+    if source.content != "series":
+        raise InputError(f"{shards} holds {source.content}s; the HDF5 layout is for regional series.")
     ids = list(source.manifest["participant_id"])
     people = source.participants.reindex(ids)
 

@@ -41,9 +41,9 @@ def _read_bytes(job: Job, rows: list[dict[str, str]]) -> int:
     if job.section.content == "image":
         return BYTES_PER_VOXEL * SLICES_EXPECTED * math.prod(job.config.volumes.image_size)
     n_voxels = math.prod(job.config.volumes.size or (1,))
-    for row in rows:
+    for image in {row["image"] for row in rows}:
         with suppress(RunExcluded):  # an image that cannot be read is left out in its turn
-            n_voxels = max(n_voxels, math.prod(shape_and_affine(job.root / row["image"])[0][-3:]))
+            n_voxels = max(n_voxels, math.prod(shape_and_affine(job.root / image)[0][-3:]))
     return BYTES_PER_VOXEL * n_voxels
 
 

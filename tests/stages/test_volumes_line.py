@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from neuropipe.evaluate.features import confound_design
 from neuropipe.provenance import read_json, write_json
 from neuropipe.shards.read import Shards
 from neuropipe.splits.people import gather
-from neuropipe.stages import collect, volumes_job
+from neuropipe.stages import collect, volumes, volumes_job
 
 
 @pytest.fixture
@@ -107,6 +108,50 @@ def test_slices_keep_their_order_and_person(study: TinyMaps) -> None:
     assert runs["n_slices"].tolist() == [3, 3] and "group_dice" not in runs
 
 
+def test_a_bank_of_y_aware_goes_the_same_way(study: TinyMaps) -> None:
+    """Arrays of an unknown place are cut and packed, and no region is looked for in them."""
+    folder = study.root / "bank"
+    folder.mkdir()
+    arrays = np.stack([tissue(name) for name in "abc"])[:, None]
+    np.save(folder / "data.npy", arrays)
+    (folder / "metadata.csv").write_text("participant_id,age\nsub-a,20\nsub-b,30\nsub-c,40\n")
+    study.people += ["sub-a", "sub-b", "sub-c"]
+    shards = Shards(study.line(dataset={"kind": "yaware", "path": str(folder)}, volumes={"size": [9, 8, 8]}))
+    for i in range(3):
+        np.testing.assert_allclose(shards.values(i), arrays[i, 0, :, 1:9], rtol=2**-11)
+    assert shards.grid.affine is None and shards.grid.shape == (9, 8, 8) and shards.regional.shape == (3, 0)
+
+
+def test_arrays_of_openbhb_of_another_shape_are_left_out(study: TinyMaps) -> None:
+    folder = study.root / "openbhb" / "train"
+    for name in ("1", "2", "3"):
+        place = folder / f"derivatives/sub-{name}/ses-1/sub-{name}_preproc-cat12vbm_desc-gm_T1w.npy"
+        place.parent.mkdir(parents=True)
+        array = tissue(name)[None, None]
+        np.save(place, array if name != "2" else array[..., 1:])
+        study.people.append(f"sub-{name}")
+    study.write(dataset={"kind": "openbhb", "path": str(study.root / "openbhb")})
+    excluded = study.index()
+    assert excluded[["participant_id", "reason"]].values.tolist() == [["sub-2", "wrong grid"]]
+    assert [entry["run_id"] for entry in study.prepare()["products"]] == ["sub-1_ses-1", "sub-3_ses-1"]
+
+
+def test_probability_maps_of_fmriprep(study: TinyMaps) -> None:
+    """Not modulated: they are sums of probabilities in template space, and resampling leaves their values alone."""
+    for name in ("01", "02"):
+        place = study.root / f"fmriprep/sub-{name}/anat/sub-{name}_space-{SPACE}_label-GM_probseg.nii.gz"
+        place.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(np.minimum(tissue(name), 1), AFFINE), place)
+        study.people.append(f"sub-{name}")
+    dataset = {"kind": "fmriprep", "path": str(study.root / "fmriprep"), "map": "gm"}
+    shards = Shards(study.line(dataset=dataset, volumes={"voxel_mm": 3.0, "dtype": "float32"}))
+    first = np.minimum(tissue("01"), 1)
+    # Multiples of 3 mm from -6, -7.5 and -4.5 mm on: every second voxel, of the last two axes from the second on.
+    np.testing.assert_allclose(shards.values(0), first[::2, 1::2, 1::2], rtol=1e-6)
+    own = first[atlas_labels() == 1].sum(dtype=float) * VOXEL_ML
+    assert shards.regional.iloc[0, 0] == pytest.approx(own, abs=1e-6)
+
+
 def test_memory_of_a_large_map_is_bounded(study: TinyMaps) -> None:
     """The stage holds a few copies of one map, not of all; a map is 4 bytes per voxel, 40 are what workers count."""
     array = np.kron(tissue("01"), np.ones((8, 8, 8), dtype=np.float32))
@@ -120,7 +165,5 @@ def test_memory_of_a_large_map_is_bounded(study: TinyMaps) -> None:
     study.prepare()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    from neuropipe.stages import volumes
-
     assert volumes._read_bytes(job, row.to_dict("records")) == 40 * array.size
     assert peak < 40 * array.size

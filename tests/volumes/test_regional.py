@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -9,7 +11,8 @@ import pytest
 from nilearn.maskers import NiftiLabelsMasker
 from scipy.sparse import csc_array
 
-from neuropipe.signals.atlases import Atlas
+from neuropipe.config import AtlasFile
+from neuropipe.signals.atlases import Atlas, load
 from neuropipe.signals.warp import Warp
 from neuropipe.volumes.grids import voxel_ml
 from neuropipe.volumes.regional import Parcellation, coverage_of
@@ -86,3 +89,26 @@ def test_maps_of_an_atlas_weigh_the_voxels(array: np.ndarray) -> None:
     half = coverage_of(soft, (6, *SHAPE[1:]), AFFINE)
     inside = np.unravel_index(np.arange(array.size), SHAPE, order="F")[0] < 6
     np.testing.assert_allclose(half, weights[inside].sum(axis=0) / weights.sum(axis=0), rtol=1e-5)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("size", "first"), [((113, 137, 113), (-84, -120, -72)), ((121, 145, 121), (-90, -126, -72))])
+def test_a_published_atlas_on_the_grids_of_cat12(
+    published_data: Path, size: tuple[int, ...], first: tuple[int, ...]
+) -> None:
+    """Schaefer's 400 regions at 2 mm, brought to 1.5 mm: nilearn's sums, and the size of the regions themselves."""
+    name = "atlas-Schaefer2018_desc-400Parcels7Networks_dseg"
+    image = published_data / "atlases" / f"tpl-{SPACE}_res-02_{name}.nii.gz"
+    table = published_data / "atlases" / f"tpl-{SPACE}_{name}.tsv"
+    own = load(AtlasFile(id="schaefer", image=str(image), table=str(table), space=SPACE))
+    affine = np.diag([1.5, 1.5, 1.5, 1.0])
+    affine[:3, 3] = np.array(first) + 0.1  # no voxel lies half way between two of the atlas, where readers differ
+    array = np.random.default_rng(0).gamma(2, 0.3, size=size).astype(np.float32)
+    parcellation = Parcellation.on_grid([own], Warp(), SPACE, size, affine)
+    found = parcellation.volumes_ml(array)
+    assert len(found) == 400 and (parcellation.coverage == 1).all()
+    in_atlas = np.bincount(own.labels.ravel())[1:] * voxel_ml(own.affine)
+    np.testing.assert_allclose(parcellation.n_voxels.sum() * voxel_ml(affine), in_atlas.sum(), rtol=5e-3)
+    masker = NiftiLabelsMasker(image, strategy="sum", standardize=None, resampling_target="data")
+    sums = masker.fit_transform(nib.Nifti1Image(array, affine)).ravel() * voxel_ml(affine)
+    np.testing.assert_allclose(found, sums, rtol=1e-4)

@@ -37,6 +37,16 @@ def test_the_whole_line_is_a_few_jobs_and_explains_itself(workplace, command):
     assert "Reasons:" in done.stdout + done.stderr
 
 
+def test_maps_go_through_the_same_line_with_a_stage_of_their_own(workplace, command):
+    content = yaml.safe_load((workplace / "config.yaml").read_text())
+    content["datasets"]["vbm"] = {"kind": "cat12", "path": "cat12", "n_chunks": 3}
+    (workplace / "config.yaml").write_text(yaml.safe_dump(content))
+    done = command(workplace, "snakemake", "-n", "-p", "shards_vbm")
+    expected = {"index_vbm": 1, "volumes": 3, "shard": 3, "collect": 1, "shards_vbm": 1, "total": 9}
+    assert jobs(done.stdout + done.stderr) == expected
+    assert "neuropipe volumes --config config.yaml --dataset vbm" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
 def test_cluster_profiles_pass_a_dry_run(workplace, command, profile):
     done = command(workplace, "snakemake", "-n", "--profile", f"profiles/{profile}")
@@ -114,3 +124,23 @@ def test_an_atlas_does_not_rescan_series_that_are_ready_made(tmp_path):
     first, second = (Graph(tmp_path / f"{name}.yaml") for name in ("first", "second"))
     assert first.index_params("others") == second.index_params("others")
     assert first.index_params("demo") != second.index_params("demo")
+
+
+MAP_CHANGES = {  # of a study of maps, and whether they are scanned and prepared again
+    "other voxels": (True, True, {"volumes": {"voxel_mm": 2.0}}),
+    "another format": (False, True, {"volumes": {"dtype": "uint8"}}),
+    "a limit of image quality": (False, True, {"exclude": {"max_iqr_grade": 3.5}}),
+    "a limit of motion": (False, False, {"exclude": {"max_mean_fd_mm": 0.2}}),
+    "other cleaning": (False, False, {"clean": {"low_pass": 0.08}}),
+}
+
+
+@pytest.mark.parametrize(("scanned", "prepared", "change"), MAP_CHANGES.values(), ids=MAP_CHANGES)
+def test_maps_are_made_again_where_they_would_be_others(tmp_path, scanned, prepared, change):
+    content = {"study": "s", "datasets": {"vbm": {"kind": "cat12", "path": "cat12"}}}
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(content | change))
+    first, second = (Graph(tmp_path / f"{name}.yaml") for name in ("first", "second"))
+    assert (first.index_params("vbm") != second.index_params("vbm")) == scanned
+    assert (first.volumes_params("vbm") != second.volumes_params("vbm")) == prepared
+    assert first.prepared("vbm", "00").endswith("receipts/vbm/volumes-00.json")
