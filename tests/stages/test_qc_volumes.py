@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from anatomy_study import COPIED, COPY, LEFT_OUT, NOISY, SHIFTED, SITES, SMALL, make_page, name, write
 from PIL import Image
+from tiny_maps import AFFINE, TinyMaps, tissue
 
 from neuropipe.report import contact_sheet
 from neuropipe.shards.read import Shards
-from neuropipe.stages import qc_volumes
+from neuropipe.stages import qc, qc_volumes
 
 N_MAPS = 60  # more than one sheet
 
@@ -137,6 +138,36 @@ def test_slices(tmp_path: Path) -> None:
     middle = shards.values(3)[2]
     strip = sheet[height * found[name(3)]["place"] :][:height]
     assert np.corrcoef(strip.ravel().astype(float), middle.ravel())[0, 1] > 0.98
+
+
+def test_after_the_real_stages_those_left_out_are_seen_in_their_own_file(tmp_path: Path) -> None:
+    """From CAT12's folder to the page: a poor map, its left at the end of the array, is shown with left at left."""
+    study = TinyMaps(tmp_path)
+    for n in range(12):
+        study.add(f"{n:02d}", iqr=5.0 if n == 3 else 2.0 + n / 100)
+    poor = tissue("poor")
+    poor[1:4, 5:9, 1:7] = 0  # a hole at the left that says which way it lies
+    study.add("03", poor[::-1], affine=AFFINE @ flip(len(poor)), iqr=5.0)
+    study.add("04", tissue("03"), iqr=2.04)
+    study.add("05", tissue("03"), iqr=2.05)
+    study.line(exclude={"max_iqr_grade": 4.0, "min_region_coverage": 0.0})
+    page = study.results / "qc" / "tiny" / "index.html"
+    qc.run(config=tmp_path / "config.yaml", dataset="tiny", output=page)
+    found = {cell["id"]: cell for cell in cells(page)}
+    assert len(found) == 12 and "IQR 5.00 critical" in found["sub-03"]["text"] and "left out" in found["sub-03"]["text"]
+    assert "identical to sub-05" in found["sub-04"]["text"]
+    assert "overlap 1.000" in found["sub-00"]["text"] and "Total grey matter" in page.read_text()
+    sheet = np.array(Image.open(page.parent / found["sub-03"]["sheet"]))
+    strip = sheet[11 * found["sub-03"]["place"] :][:11]
+    expected = np.flipud(poor[:, :, 4].T)
+    assert np.corrcoef(strip[:, :9].ravel().astype(float), expected.ravel())[0, 1] > 0.95
+
+
+def flip(n: int) -> np.ndarray:
+    """Return the change of indices that counts the first axis from its end."""
+    matrix = np.diag([-1.0, 1, 1, 1])
+    matrix[0, 3] = n - 1
+    return matrix
 
 
 def test_resizing_is_the_mean_of_what_falls_together() -> None:
