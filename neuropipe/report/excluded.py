@@ -12,7 +12,19 @@ from neuropipe.paths import Study
 from neuropipe.provenance import read_json
 
 COLUMNS = ["stage", "dataset", "participant_id", "run_id", "path", "reason", "detail"]
-STAGES = ["index", "parcellate", "shard", "clips", "split", "pretrain", "embed", "probe", "baselines", "evaluate"]
+STAGES = [
+    "index",
+    "parcellate",
+    "volumes",
+    "shard",
+    "clips",
+    "split",
+    "pretrain",
+    "embed",
+    "probe",
+    "baselines",
+    "evaluate",
+]
 
 
 def merge(study: Study) -> pd.DataFrame:
@@ -100,11 +112,12 @@ def flow(study: Study, dataset: str, merged: pd.DataFrame) -> list[Step]:
         people = set(indexed) | set(refused["participant_id"]) - {""}
         steps.append(Step(dataset, "found", "Found", len(indexed) + len(refused), len(people), []))
         steps.append(_step(dataset, "index", "Usable after indexing", indexed, reasons))
-    receipts = sorted(study.receipt("parcellate", dataset, 0).parent.glob("parcellate-*.json"))
-    if receipts:
-        products = [item for path in receipts for item in read_json(path)["products"]]
-        cleaned = [item["run_id"].split("_")[0] for item in products]  # a run id starts with the person's
-        steps.append(_step(dataset, "parcellate", "Cleaned and kept", cleaned, reasons))
+    for stage, title in (("parcellate", "Cleaned and kept"), ("volumes", "Prepared and kept")):
+        receipts = sorted(study.receipt(stage, dataset, 0).parent.glob(f"{stage}-*.json"))
+        if receipts:
+            products = [item for path in receipts for item in read_json(path)["products"]]
+            kept = [item["run_id"].split("_")[0] for item in products]  # a run id starts with the person's
+            steps.append(_step(dataset, stage, title, kept, reasons))
     packed = _people_in(study.shards(dataset) / "manifest.parquet")
     if packed is not None:
         steps.append(_step(dataset, "shard", "Packed for models", packed, reasons))
