@@ -16,7 +16,7 @@ import yaml
 from scipy.ndimage import gaussian_filter
 
 from neuropipe import config as configuration
-from neuropipe.bids.index import EXCLUDED_COLUMNS, exclusion, to_tsv
+from neuropipe.bids.index import EXCLUDED_COLUMNS, RUN_COLUMNS, exclusion, to_tsv
 from neuropipe.paths import Study
 from neuropipe.provenance import write_json
 from neuropipe.shards import manifest as manifests
@@ -76,6 +76,8 @@ def write(
     write_json(study.receipt("volumes", "made", 0), {"stage": "volumes", "products": [], "excluded": excluded})
     study.participants("made").parent.mkdir(parents=True)
     pd.DataFrame(people).to_csv(study.participants("made"), sep="\t", index=False, na_rep="n/a")
+    listed = dict.fromkeys(RUN_COLUMNS, "n/a") | {"run_id": name(LEFT_OUT), "image": "gone.nii", "beside": ""}
+    study.manifest("made").write_text(to_tsv([listed], RUN_COLUMNS))
     gone = exclusion("index", "made", "sub-9999", "sub-9999", "x.nii", "no map", "expected mwp1*.nii")
     study.index_excluded("made").write_text(to_tsv([gone], EXCLUDED_COLUMNS))
     return path

@@ -81,11 +81,14 @@ def greys(strip: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip(share, 0, 1)).astype(np.uint8)
 
 
-def sheet(strips: Sequence[np.ndarray]) -> np.ndarray:
-    """Return uint8 strips of any shapes below each other; smaller ones lie in the middle of a black frame."""
-    height, width = np.max([strip.shape for strip in strips], axis=0)
+def sheet(strips: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Return uint8 strips below each other in black frames of one shape; those that are larger are shrunk."""
+    height, width = shape
     page = np.zeros((len(strips) * height, width), dtype=np.uint8)
     for n, strip in enumerate(strips):
+        share = min(1.0, height / strip.shape[0], width / strip.shape[1])
+        if share < 1:
+            strip = resized(strip, [max(int(share * length), 1) for length in strip.shape]).astype(np.uint8)
         top, left = n * height + (height - strip.shape[0]) // 2, (width - strip.shape[1]) // 2
         page[top : top + strip.shape[0], left : left + strip.shape[1]] = strip
     return page

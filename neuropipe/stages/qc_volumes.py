@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from neuropipe import config as configuration
+from neuropipe.bids.index import read_tsv
+from neuropipe.errors import NeuropipeError, RunExcluded
 from neuropipe.paths import Study, atomic
 from neuropipe.shards.read import Shards
 from neuropipe.signals import group_quality
@@ -43,7 +45,7 @@ def make(settings: configuration.StudyConfig, tree: Study, dataset: str, made_at
     runs["note"] = _notes(runs["run_id"], twice)
     runs["n_slices"] = runs["run_id"].map(_n_slices(shards))
     runs = _worst_first(runs, found)
-    runs[["sheet", "place"]], strip = _write_sheets(shards, runs, folder / "sheets")
+    runs[["sheet", "place"]], strip = _write_sheets(list(_strips(settings, tree, shards, runs)), folder / "sheets")
     group = qc_volumes.Group(
         study=settings.study,
         dataset=dataset,
@@ -125,70 +127,102 @@ def _worst_first(runs: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 # --- pictures -----------------------------------------------------------------------------------
 
 
-def _write_sheets(shards: Shards, runs: pd.DataFrame, folder: Path) -> tuple[pd.DataFrame, tuple[int, int]]:
-    """Write the contact sheets, fifty runs each.
+def _write_sheets(strips: list[np.ndarray | None], folder: Path) -> tuple[pd.DataFrame, tuple[int, int]]:
+    """Write the contact sheets, fifty strips each.
+
+    Parameters
+    ----------
+    strips : list of uint8 array (row, column) or None
+        Of every run, some 15 kB each; None where there is nothing to show.
 
     Returns
     -------
     DataFrame
-        sheet (file name; empty for runs that are not in the shards) and place on it (from 0) of every run.
+        sheet (file name; empty without a strip) and place on it (from 0) of every run.
     (int, int)
-        Height and width of a strip in pixels; equal on all sheets.
+        Height and width of a strip in pixels on all sheets: those of the first.
     """
     from neuropipe.report import contact_sheet, png
 
-    rows = {run_id: i for i, run_id in enumerate(shards.manifest["run_id"])}
-    drawn = [i for i, run_id in enumerate(runs["run_id"]) if run_id in rows and runs["reason"].iloc[i] == ""]
-    places = pd.DataFrame({"sheet": "", "place": 0}, index=runs.index)
-    progress, names, shape = Progress(f"qc {shards.dataset}", len(drawn), 0), [], (1, 1)
-    for start in range(0, len(drawn), contact_sheet.PER_SHEET):
-        part, strips = drawn[start : start + contact_sheet.PER_SHEET], []
-        for i in part:
-            strips.append(_strip(shards, rows[runs["run_id"].iloc[i]]))
-            progress.advance()
+    shown = [i for i, strip in enumerate(strips) if strip is not None]
+    shape = strips[shown[0]].shape if shown else (1, 1)
+    places, names = pd.DataFrame({"sheet": "", "place": 0}, index=range(len(strips))), []
+    for start in range(0, len(shown), contact_sheet.PER_SHEET):
+        part = shown[start : start + contact_sheet.PER_SHEET]
         names.append(f"{len(names):03d}.png")
-        sheet = contact_sheet.sheet(strips)
-        shape = (len(sheet) // len(strips), sheet.shape[1])
-        _write(folder / names[-1], png.encode_grey(sheet))
-        places.iloc[part, 0], places.iloc[part, 1] = names[-1], range(len(part))
-    progress.close()
+        _write(folder / names[-1], png.encode_grey(contact_sheet.sheet([strips[i] for i in part], shape)))
+        places.loc[part, "sheet"], places.loc[part, "place"] = names[-1], range(len(part))
     for stale in {path.name for path in folder.glob("[0-9]*.png")} - set(names):
         (folder / stale).unlink()
     return places, shape
 
 
-def _strip(shards: Shards, i: int) -> np.ndarray:
+def _strips(
+    settings: configuration.StudyConfig, tree: Study, shards: Shards, runs: pd.DataFrame
+) -> Iterator[np.ndarray | None]:
+    """Yield the strip of every run: from the shards, or, of those that were left out, from their own file."""
+    rows = {run_id: i for i, run_id in enumerate(shards.manifest["run_id"])}
+    listed = {row["run_id"]: row for row in read_tsv(tree.manifest(shards.dataset)).to_dict("records")}
+    progress = Progress(f"qc {shards.dataset}", len(runs), 0)
+    for run_id in runs["run_id"]:
+        if run_id in rows:
+            yield _strip(shards.values(rows[run_id]), _voxel_mm(shards), shards.content)
+        else:
+            yield _source_strip(settings, shards, listed.get(run_id))
+        progress.advance()
+    progress.close()
+
+
+def _source_strip(settings: configuration.StudyConfig, shards: Shards, row: dict[str, str] | None) -> np.ndarray | None:
+    """Return the strip of a scan as it lies in its own file; None where that cannot be read."""
+    from neuropipe.bids import anatomy
+    from neuropipe.volumes import grids
+
+    if row is None:
+        return None
+    section = settings.datasets[shards.dataset]
+    root = anatomy.data_root(Path(configuration.expand(section.path)))
+    try:
+        found = anatomy.read(section, root, row, settings.volumes.image_size)
+        array, affine = found.array, found.affine
+        if shards.content == "volume":
+            array, affine = grids.as_ras(array, affine)
+    except (RunExcluded, NeuropipeError, OSError):  # it is left out, and the page says why
+        return None
+    return _strip(np.nan_to_num(array, posinf=0, neginf=0), _edges(affine), shards.content)
+
+
+def _strip(array: np.ndarray, voxel_mm: np.ndarray, content: str) -> np.ndarray:
     from neuropipe.report import contact_sheet
 
-    if shards.content == "image":
-        return contact_sheet.greys(contact_sheet.of_slices(shards.values(i)))
-    return contact_sheet.greys(contact_sheet.of_volume(shards.values(i), _voxel_mm(shards)))
+    if content == "image":
+        return contact_sheet.greys(contact_sheet.of_slices(array))
+    return contact_sheet.greys(contact_sheet.of_volume(array, voxel_mm))
 
 
 def _voxel_mm(shards: Shards) -> np.ndarray:
+    """Return the edges of a dataset's voxels in mm; of slices nothing is known."""
+    return _edges(shards.grid.affine if shards.content == "volume" else None)
+
+
+def _edges(affine: np.ndarray | None) -> np.ndarray:
     """Return the edges of a voxel in mm, the lengths of the affine's columns; equal ones where it is not known."""
-    affine = shards.grid.affine
     return np.ones(3) if affine is None else np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def _write_group(folder: Path, shards: Shards) -> list[tuple[str, str]]:
     """Write pictures of the group's mean and mask; return caption and path of each, none where there is no group."""
-    return list(_group_pictures(folder, shards)) if (folder / "group.npz").is_file() else []
-
-
-def _group_pictures(folder: Path, shards: Shards) -> Iterator[tuple[str, str]]:
     from neuropipe.report import contact_sheet, png
 
+    pictures = []
+    if shards.content != "volume" or not (folder / "group.npz").is_file():
+        return pictures
     with np.load(folder / "group.npz", allow_pickle=False) as group:
-        arrays = [("Mean of everyone who was kept", "mean"), ("Mask of the group", "mask")]
-        for caption, name in [(caption, name) for caption, name in arrays if name in group and group[name].ndim == 3]:
-            array = group[name].astype(np.float32)
-            if shards.content == "image":
-                strip = contact_sheet.of_slices(array)
-            else:
-                strip = contact_sheet.of_volume(array, _voxel_mm(shards), GROUP_SIDE)
+        for caption, name in (("Mean of everyone who was kept", "mean"), ("Mask of the group", "mask")):
+            strip = contact_sheet.of_volume(group[name].astype(np.float32), _voxel_mm(shards), GROUP_SIDE)
             _write(folder / "sheets" / f"{name}.png", png.encode_grey(contact_sheet.greys(strip)))
-            yield caption, f"sheets/{name}.png"
+            pictures.append((caption, f"sheets/{name}.png"))
+    return pictures
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -110,6 +110,7 @@ def test_it_is_said_whether_an_age_is_told_better_than_by_the_mean(rendered):
 def test_the_section_on_quality_is_of_maps(rendered):
     shown = Page(rendered.page)
     assert "Quality of maps and slices" in shown.text
+    assert "maps or scans, median image quality 2.10 (good)." in shown.text
     assert "No recording has" not in shown.text
     assert "No region has a coverage" not in shown.text
 

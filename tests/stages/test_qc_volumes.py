@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pandas as pd
 import pytest
 from anatomy_study import COPIED, COPY, LEFT_OUT, NOISY, SHIFTED, SITES, SMALL, make_page, name, write
 from PIL import Image
+from tiny_maps import AFFINE, TinyMaps, tissue
 
-from neuropipe.report import contact_sheet
+from neuropipe.paths import Study
+from neuropipe.report import contact_sheet, excluded, quality
 from neuropipe.shards.read import Shards
-from neuropipe.stages import qc_volumes
+from neuropipe.stages import qc, qc_volumes
 
 N_MAPS = 60  # more than one sheet
 
@@ -139,6 +142,59 @@ def test_slices(tmp_path: Path) -> None:
     assert np.corrcoef(strip.ravel().astype(float), middle.ravel())[0, 1] > 0.98
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyMaps:
+    """From CAT12's folder to the page: one map is poor, with its left at the end of the array; two are copies."""
+    study = TinyMaps(tmp_path_factory.mktemp("tiny"))
+    for n in range(12):
+        study.add(f"{n:02d}", iqr=2.0 + n / 100)
+    study.add("03", poor()[::-1], affine=AFFINE @ flip(len(poor())), iqr=5.0)
+    for twin in ("04", "05"):
+        study.add(twin, tissue("04"))
+    study.line(exclude={"max_iqr_grade": 4.0, "min_region_coverage": 0.0})
+    qc.run(config=study.root / "config.yaml", dataset="tiny", output=study.results / "qc" / "tiny" / "index.html")
+    return study
+
+
+def poor() -> np.ndarray:
+    """A map with a hole at the left, which says which way it lies."""
+    array = tissue("poor")
+    array[1:4, 5:9, 1:7] = 0
+    return array
+
+
+def test_after_the_real_stages_the_page_has_everyone(tiny: TinyMaps) -> None:
+    page = tiny.results / "qc" / "tiny" / "index.html"
+    found = {cell["id"]: cell["text"] for cell in cells(page)}
+    assert len(found) == 12 and "IQR 5.00 critical" in found["sub-03"] and "left out" in found["sub-03"]
+    assert "identical to sub-05" in found["sub-04"]
+    assert "overlap 1.000" in found["sub-00"], "all people have tissue in the same block"
+    assert "Total grey matter" in page.read_text() and (page.parent / "sheets" / "mean.png").is_file()
+
+
+def test_who_was_left_out_is_shown_from_the_file_with_left_at_the_left(tiny: TinyMaps) -> None:
+    page = tiny.results / "qc" / "tiny" / "index.html"
+    cell = next(cell for cell in cells(page) if cell["id"] == "sub-03")
+    strip = np.array(Image.open(page.parent / cell["sheet"]))[11 * cell["place"] :][:11]
+    expected = np.flipud(poor()[:, :, 4].T)
+    assert np.corrcoef(strip[:, :9].ravel().astype(float), expected.ravel())[0, 1] > 0.95
+
+
+def test_the_flow_of_the_report_knows_the_stage(tiny: TinyMaps) -> None:
+    study = Study(tiny.results)
+    steps = {step.stage: step for step in excluded.flow(study, "tiny", excluded.merge(study))}
+    assert list(steps) == ["found", "index", "volumes", "shard"]
+    assert (steps["index"].n_people, steps["volumes"].n_people) == (12, 11)
+    assert [count for _, count in steps["volumes"].left_out] == [1]
+
+
+def flip(n: int) -> np.ndarray:
+    """Return the change of indices that counts the first axis from its end."""
+    matrix = np.diag([-1.0, 1, 1, 1])
+    matrix[0, 3] = n - 1
+    return matrix
+
+
 def test_resizing_is_the_mean_of_what_falls_together() -> None:
     plane = np.random.default_rng(0).random((6, 8))
     expected = plane.reshape(3, 2, 4, 2).mean(axis=(1, 3))
@@ -162,5 +218,21 @@ def test_a_constant_map_is_black_and_a_single_voxel_is_seen() -> None:
 
 def test_a_page_of_500_people_stays_below_5_mb(tmp_path: Path, page: Path) -> None:
     """Sheets and cells grow with people: those of a few textured maps on CAT12's grid are scaled up."""
-    sheets = make_page(write(tmp_path, 4, (121, 145, 121))).parent / "sheets"
-    assert 500 / 3 * (sheets / "000.png").stat().st_size + 500 / N_MAPS * page.stat().st_size < 5e6
+    sheets = make_page(write(tmp_path, 2, (121, 145, 121))).parent / "sheets"
+    assert 500 / 2 * (sheets / "000.png").stat().st_size + 500 / N_MAPS * page.stat().st_size < 5e6
+
+
+def test_grades_have_the_words_of_cat12() -> None:
+    """Points of a hundred are 105 - 10 IQR; from 90 excellent, and ten points for each further word."""
+    words = ["excellent", "good", "satisfactory", "sufficient", "critical", "unacceptable"]
+    for points in range(0, 101):
+        expected = words[min(max(math.ceil((100 - points) / 10) - 1, 0), 5)]
+        assert quality.grade_word((105 - points) / 10 - 1e-6) == expected, points
+
+
+def test_the_report_says_how_many_of_which_quality_and_how_many_stand_out() -> None:
+    runs = pd.DataFrame({"run_id": ["a", "b", "c"], "iqr_grade": [1.9, 2.7, np.nan]})
+    outliers = pd.DataFrame({"run_id": ["b", "b"]})
+    said = quality.anatomy("vbm", runs, outliers)
+    assert said == "vbm: 3 maps or scans, median image quality 2.30 (good), 1 unlike the others."
+    assert quality.anatomy("slices", runs[["run_id"]], None) == "slices: 3 maps or scans."
