@@ -72,8 +72,10 @@ def study(tmp_path) -> Path:
     return root
 
 
-def write_config(root: Path, **changes) -> None:
-    pretrained = {n: {"datasets": ["vbm"], "recipe": str(root / f"{n}.yaml")} for n in RECIPES}
+def write_config(root: Path, pretrain: dict | None = None, **changes) -> None:
+    """Write ``config.yaml``; `pretrain` chooses recipes and adds to their sections, `changes` are of the dataset."""
+    pretrain = pretrain or {name: {} for name in RECIPES}
+    pretrained = {n: {"datasets": ["vbm"], "recipe": str(root / f"{n}.yaml")} | item for n, item in pretrain.items()}
     content = {
         "study": "tiny",
         "datasets": {"vbm": {"kind": "cat12", "path": "nowhere"} | changes},
@@ -99,7 +101,8 @@ def train(root: Path, recipe: str) -> Path:
     return seed / "main" / "0"
 
 
-def embedded(root: Path, recipe: str) -> dict[str, pd.DataFrame]:
+def embedded(root: Path, recipe: str, place: str = "main/0") -> dict[str, pd.DataFrame]:
+    """Run the stage; return both tables of the one model."""
     output = Study(root).embeddings(recipe, 0) / "receipt.json"
     embed.run(
         config=root / "config.yaml",
@@ -108,7 +111,7 @@ def embedded(root: Path, recipe: str) -> dict[str, pd.DataFrame]:
         threads=1,
         output=output,
     )
-    return {name: pd.read_parquet(output.parent / "main" / "0" / f"{name}.parquet") for name in ("trained", "random")}
+    return {name: pd.read_parquet(output.parent / place / f"{name}.parquet") for name in ("trained", "random")}
 
 
 @pytest.mark.parametrize("recipe", list(RECIPES))
