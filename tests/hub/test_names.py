@@ -15,7 +15,7 @@ from neuropipe.hub.layouts import yaware as layout
 from neuropipe.hub.published import published
 from neuropipe.models.yaware import Config, Model
 
-hub = pytest.importorskip("huggingface_hub")
+constants = pytest.importorskip("huggingface_hub.constants")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = Config(growth_rate=4, block_config=(2, 1), n_init_features=8, bn_size=2, head_hidden_dim=16, head_dim=8)
 
@@ -23,8 +23,8 @@ CONFIG = Config(growth_rate=4, block_config=(2, 1), n_init_features=8, bn_size=2
 @pytest.fixture
 def cached(tmp_path, monkeypatch) -> Path:
     """The folder of the one snapshot of ``someone/weights`` in a cache of the hub, which cannot be reached."""
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     repository = tmp_path / "models--someone--weights"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)

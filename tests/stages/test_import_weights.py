@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
-from test_anatomy_models import RECIPES, embedded, study, train, write_config  # noqa: F401 (study is a fixture)
+from anatomy_study import RECIPES, embedded, train, write_config, write_study
 
 from neuropipe import config as configuration
 from neuropipe import recipes
@@ -38,8 +39,9 @@ def released(module: torch.nn.Module, layout) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def checkpoints(study):  # noqa: F811
-    """Files of both systems as they are released: y-Aware's encoder, NeuroSSL's classifier."""
+def checkpoints(tmp_path) -> Path:
+    """A study with files of both systems as they are released: y-Aware's encoder, NeuroSSL's classifier."""
+    study = write_study(tmp_path)
     for name, content in RECIPES.items():
         config = recipe.Recipe.model_validate(content).model_settings()
         module = (
