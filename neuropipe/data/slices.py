@@ -96,7 +96,7 @@ class Slices(Samples):
         if self.datasets[0].content == "volume":
             self.slicing = slicing or Slicing()
             self.grid = common_grid(self.datasets, self.table)
-            x, y, z = self.grid.voxel_mm
+            x, y, z = self.grid.voxel_mm or (1.0, 1.0, 1.0)
             self.pixel_mm = {"sagittal": (z, y), "coronal": (z, x), "axial": (y, x)}[self.slicing.plane]
         self.scale, self.shift = (values.to(self.device) for values in scaling(self.table))
         self.dtype = torch_dtype(self.table)
