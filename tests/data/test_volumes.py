@@ -56,7 +56,7 @@ def test_number_formats_of_two_datasets_meet_in_one_bank(tmp_path):
         for name, dtype in (("a", "uint8"), ("b", "float16"))
     ]
     source = open_source(pair)
-    assert source.dtype == torch.float16 and source.n_people == 16
+    assert source.decode.dtype == torch.float16 and source.n_people == 16
     for i in source:
         values = source.shards(i).values(source.row(i))
         np.testing.assert_allclose(source.evaluation_batch(i, SPEC).volume[0, 0].numpy(), values, rtol=1e-6)
