@@ -23,6 +23,7 @@ COMMANDS = {
     "clips": ("neuropipe.stages.clips", "label windows of the recordings by their events"),
     "split": ("neuropipe.stages.split", "freeze who is on which side, and audit it"),
     "pretrain": ("neuropipe.stages.pretrain", "train one recipe and seed on every fold that judges it"),
+    "import": ("neuropipe.stages.import_weights", "take a released checkpoint over, with a report of every key"),
     "embed": ("neuropipe.stages.embed", "embed every person with the trained and the random network"),
     "probe": ("neuropipe.stages.probe", "linear readouts of frozen embeddings, one task"),
     "baselines": ("neuropipe.stages.baselines", "majority, confounds, connectivity and random weights, one task"),

@@ -31,6 +31,7 @@ STAGE_VERSIONS = {
     "clips": 1,
     "split": 3,
     "pretrain": 1,
+    "import": 1,
     "embed": 1,
     "finetune": 1,
     "predict": 1,

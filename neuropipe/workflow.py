@@ -134,8 +134,8 @@ class Graph:
     def pretrain_sections(self, recipe: str) -> list[object]:
         """Return what training depends on beside its files: whom it learns from and, of anatomy, which map."""
         item = self.config.pretrain[recipe]
-        which = self.config.map_of(item.datasets)
-        return [item.people] if which is None else [item.people, which]
+        decisive = {"people": item.people, "map": self.config.map_of(item.datasets), "checkpoint": item.checkpoint}
+        return [value for value in decisive.values() if value is not None]
 
     def shard_folders(self, datasets: Sequence[str]) -> list[str]:
         """Return the folders of shards of several datasets."""

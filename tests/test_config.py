@@ -119,3 +119,13 @@ def test_environment_variables_in_paths(monkeypatch):
     assert config.expand("${NOWHERE:-../here}/x") == "../here/x"
     with pytest.raises(ConfigError, match="NOWHERE"):
         config.expand("${NOWHERE}/x")
+
+
+@pytest.mark.parametrize("part", ["tasks", "pretrain"])
+def test_maps_of_two_tissues_do_not_mix(content, part):
+    for name, which in (("one", None), ("two", "wm")):
+        content["datasets"][name] = {"kind": "cat12", "path": "x", "map": which}
+    item = {"tasks": {"target": "age", "kind": "regression", "split": "main"}, "pretrain": {"people": "everyone"}}[part]
+    content[part]["maps"] = item | {"datasets": ["one", "two"]}
+    with pytest.raises(ConfigError, match=rf"{part}.maps.datasets: .*one: volume \(gm\), two: volume \(wm\)"):
+        config.parse(content)

@@ -33,7 +33,7 @@ def disagreements(content: dict[str, Any]) -> list[str]:
     judged = {roots.get(name, name) for name in judged}
     for key, item in _part(content, "pretrain").items():
         shared = sorted(name for name in _listed(item, "datasets") if roots.get(name, name) in judged)
-        if item.get("people") == "external" and shared:
+        if item.get("people") == "external" and shared and item.get("checkpoint") is None:
             lines.append(
                 f"pretrain.{key}.people: external means datasets that no task judges, but the people of "
                 f"{', '.join(shared)} are judged; use people: train_side, or other datasets"

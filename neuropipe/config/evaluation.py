@@ -109,6 +109,18 @@ class Pretrain(Section):
     """One model per seed."""
     recipe: str | None = None
     """Recipe file; default ``neuropipe/recipes/<name>.yaml``."""
+    checkpoint: str | None = None
+    """Released weights that are taken instead of training: a file, or ``hf:owner/name[@revision][:file]``. The recipe
+    names their family and config, ``datasets`` whose people they embed; ``people`` must be ``external``."""
+
+    @model_validator(mode="after")
+    def _released(self) -> Pretrain:
+        if self.checkpoint is not None and (self.people != "external" or len(self.seeds) > 1):
+            raise ValueError(
+                "with checkpoint nothing is trained: write people: external, and one seed; found people: "
+                f"{self.people}, seeds: {self.seeds}"
+            )
+        return self
 
 
 class Evaluate(Section):

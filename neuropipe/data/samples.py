@@ -103,12 +103,28 @@ class Samples:
         return np.array([rng.choice(self.of_person[person]) for person in people]), rng
 
 
-def scaling(table: pd.DataFrame) -> tuple[Tensor, Tensor]:
-    """Return (scale, shift) of every sample, float32: what was measured is the stored value times scale plus shift."""
-    return tuple(torch.tensor(table[name].to_numpy(np.float32)) for name in ("scale", "shift"))
+class Decoder:
+    """From stored numbers to what was measured, on the device: float32, times scale plus shift.
 
+    Parameters
+    ----------
+    table : DataFrame
+        Of `Samples`.
+    device : torch.device
+    """
 
-def torch_dtype(table: pd.DataFrame) -> torch.dtype:
-    """Return the number format that holds the stored values of every sample."""
-    dtype = np.result_type(*map(np.dtype, table["dtype"].unique()))
-    return torch.from_numpy(np.empty(0, dtype)).dtype
+    def __init__(self, table: pd.DataFrame, device: torch.device) -> None:
+        stored = np.result_type(*map(np.dtype, table["dtype"].unique()))
+        self.dtype = torch.from_numpy(np.empty(0, stored)).dtype  # holds the values of every sample
+        scale, shift = (table[name].to_numpy(np.float32) for name in ("scale", "shift"))
+        self.plain = bool((scale == 1).all() and (shift == 0).all())
+        self.scale, self.shift = torch.tensor(scale, device=device), torch.tensor(shift, device=device)
+
+    def __call__(self, stored: Tensor, chosen: np.ndarray) -> Tensor:
+        """Return the values of `stored` (row, ...), of which row ``k`` is of sample ``chosen[k]``."""
+        values = stored.to(torch.float32, copy=True)
+        if self.plain:
+            return values
+        rows = torch.from_numpy(chosen).to(self.scale.device)
+        scale, shift = (numbers[rows].view(-1, *[1] * (stored.dim() - 1)) for numbers in (self.scale, self.shift))
+        return values.mul_(scale).add_(shift)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from neuropipe.data import image
 from neuropipe.data.batch import Batch
 from neuropipe.data.labels import LabelKind
-from neuropipe.data.samples import Samples, scaling, torch_dtype
+from neuropipe.data.samples import Decoder, Samples
 from neuropipe.data.volumes import common_grid
 from neuropipe.errors import InputError
 from neuropipe.models.base import ImageSpec
@@ -96,10 +96,9 @@ class Slices(Samples):
         if self.datasets[0].content == "volume":
             self.slicing = slicing or Slicing()
             self.grid = common_grid(self.datasets, self.table)
-            x, y, z = self.grid.voxel_mm
+            x, y, z = self.grid.voxel_mm or (1.0, 1.0, 1.0)
             self.pixel_mm = {"sagittal": (z, y), "coronal": (z, x), "axial": (y, x)}[self.slicing.plane]
-        self.scale, self.shift = (values.to(self.device) for values in scaling(self.table))
-        self.dtype = torch_dtype(self.table)
+        self.decode = Decoder(self.table, self.device)
         self.shape = self._common_shape()
         self._usable: dict[int, np.ndarray] = {}
         self.bank: Tensor | None = None
@@ -151,7 +150,7 @@ class Slices(Samples):
     def _load(self) -> Tensor:
         """Return the usable slices of all scans one after the other, (slice, row, column), on the device."""
         most = sum(len(self._wanted(i)) for i in self)
-        bank = torch.empty((most, *self.shape), dtype=self.dtype, device=self.device)
+        bank = torch.empty((most, *self.shape), dtype=self.decode.dtype, device=self.device)
         self._first = np.zeros(len(self), dtype=np.int64)  # of each scan in the bank
         n = 0
         for i in self:
@@ -165,13 +164,11 @@ class Slices(Samples):
         if self.bank is not None:
             stored = self.bank[torch.from_numpy(self._first[chosen] + places).to(self.device)]
         else:
-            stored = torch.empty((len(chosen), *self.shape), dtype=self.dtype)
+            stored = torch.empty((len(chosen), *self.shape), dtype=self.decode.dtype)
             for k, (i, place) in enumerate(zip(chosen, places, strict=True)):
                 stored[k] = torch.from_numpy(self._slices(i)[self.usable(i)[place]].copy())
             stored = stored.to(self.device)
-        rows = torch.from_numpy(chosen).to(self.device)
-        scale, shift = (values[rows].view(-1, 1, 1) for values in (self.scale, self.shift))
-        images = square((stored.float() * scale + shift)[:, None], self.pixel_mm)
+        images = square(self.decode(stored, chosen)[:, None], self.pixel_mm)
         images = images if spec.shape is None else image.fit(images, spec.shape)
         return Batch(image=images, n_views=n_views, **self.facts(chosen))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neuropipe.data.batch import Batch
 from neuropipe.data.labels import LabelKind
-from neuropipe.data.samples import Samples, scaling, torch_dtype
+from neuropipe.data.samples import Decoder, Samples
 from neuropipe.errors import InputError
 from neuropipe.models.base import VolumeSpec
 from neuropipe.shards.read import Grid, Shards
@@ -45,13 +45,12 @@ class Volumes(Samples):
     ) -> None:
         super().__init__(datasets, people, sites, device, labels)
         self.grid = common_grid(self.datasets, self.table)
-        self.scale, self.shift = (values.to(self.device) for values in scaling(self.table))
-        self.dtype = torch_dtype(self.table)
+        self.decode = Decoder(self.table, self.device)
         self.bank = self._stack(np.arange(len(self)), self.device) if residence == "device" else None
 
     def _stack(self, chosen: np.ndarray, device: torch.device | str) -> Tensor:
         """Return maps as they are stored, (map, x, y, z), read one after the other."""
-        maps = torch.empty((len(chosen), *self.grid.shape), dtype=self.dtype, device=device)
+        maps = torch.empty((len(chosen), *self.grid.shape), dtype=self.decode.dtype, device=device)
         for k, i in enumerate(chosen):
             maps[k] = torch.from_numpy(np.array(self.stored(i)))
         return maps
@@ -69,10 +68,11 @@ class Volumes(Samples):
                 f"Expected volumes of {tuple(spec.shape)} voxels, which the family reads, found {self.grid}. Set "
                 "volumes: size: in the study's configuration, or the family's own size in the recipe."
             )
-        rows = torch.from_numpy(chosen).to(self.device)
-        stored = self._stack(chosen, "cpu").to(self.device) if self.bank is None else self.bank[rows]
-        scale, shift = (values[rows].view(-1, 1, 1, 1) for values in (self.scale, self.shift))
-        return Batch(volume=(stored.float() * scale + shift)[:, None], n_views=n_views, **self.facts(chosen))
+        if self.bank is None:
+            stored = self._stack(chosen, "cpu").to(self.device)
+        else:
+            stored = self.bank[torch.from_numpy(chosen).to(self.device)]
+        return Batch(volume=self.decode(stored, chosen)[:, None], n_views=n_views, **self.facts(chosen))
 
     def training_batch(self, spec: VolumeSpec, batch_size: int, seed: int, step: int) -> Batch:
         """Return the batch of `step`: `spec.n_views` scans of each of its people.

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
@@ -26,13 +27,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from neuropipe import models
 from neuropipe.errors import CheckpointError, ConfigError
+from neuropipe.hub import names
 from neuropipe.models.base import ModelConfig
 from neuropipe.signals.regions import Regions
 
 log = logging.getLogger("neuropipe")
 
 SHOWN = 8  # keys that an error message names
+NO_TENSOR = ("dropped", "checked", "absent")  # what became of a key that fills no tensor of ours
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Fate(NamedTuple):
 
     key: str
     shape: tuple[int, ...]
-    became: str  # our tensor, or "dropped", "checked", "absent"
+    became: str  # our tensor, or one of `NO_TENSOR`; "set aside": it was of no use to an encoder alone
 
 
 def published(
@@ -81,9 +85,9 @@ def published(
     ----------
     family : str
         Name of the family, e.g. ``"semantoks"``.
-    path : path or mapping
+    path : path, str or mapping
         A ``.safetensors`` file, a file written by ``torch.save`` (only tensors and plain containers
-        are unpickled), or the state dict itself.
+        are unpickled), an ``hf:owner/name[@revision][:file]``, or the state dict itself.
     regions : Regions, optional
         The regions of the data the model will see; default the released ones. An order that the
         weights were not made for is refused.
@@ -95,12 +99,45 @@ def published(
     CheckpointError
         The file cannot be read, has an unknown key, lacks a key, or a tensor does not fit.
     """
+    layout = _layout(family)
+    return layout.read(read_weights(path, layout.SECTION), regions, config).eval()
+
+
+def embedder(
+    family: str,
+    path: str | Path | Mapping[str, Tensor],
+    regions: Regions | None = None,
+    config: ModelConfig | None = None,
+) -> tuple[nn.Module, Regions | None]:
+    """Return a released encoder as the family's `Model`, and the regions that it reads (None where it reads none).
+
+    A release that is a classifier gives its encoder; its head is set aside, and what a `Model` has beside the
+    encoder (decoder, projection head) stays as it is initialised with the seed 0: `embed` does not use it.
+    Parameters and errors are those of `published`.
+    """
+    layout = _layout(family)
+    if regions is None and hasattr(layout, "released_regions"):
+        regions = layout.released_regions()
+    released, wanted = published(family, path, regions, config), models.load(family).Model
+    if isinstance(released, wanted):
+        return released, regions
+    part = next(name for name, _ in released.named_children() if name in ("encoder", "backbone"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = wanted(released.config, regions)
+    getattr(model, part).load_state_dict(getattr(released, part).state_dict())
+    model.load_report = [
+        fate if fate.became.startswith(f"{part}.") or fate.became in NO_TENSOR else fate._replace(became="set aside")
+        for fate in released.load_report
+    ]
+    return model.eval(), regions
+
+
+def _layout(family: str) -> ModuleType:
     try:
-        layout = import_module(f"neuropipe.hub.layouts.{family}")
+        return import_module(f"neuropipe.hub.layouts.{family}")
     except ModuleNotFoundError as error:
         raise ConfigError(f"No released checkpoint is known for the family {family!r} ({error}).") from error
-    weights = read_weights(path, layout.SECTION)
-    return layout.read(weights, regions, config).eval()
 
 
 def read_weights(path: str | Path | Mapping[str, Tensor], section: str) -> dict[str, Tensor]:
@@ -109,7 +146,7 @@ def read_weights(path: str | Path | Mapping[str, Tensor], section: str) -> dict[
     The weights are the mapping itself, or lie in it under `section` or ``state_dict``; what lies beside them
     (epoch, optimiser) is not read into memory.
     """
-    content = path if isinstance(path, Mapping) else _read_file(Path(path))
+    content = path if isinstance(path, Mapping) else _read_file(names.locate(path))
     for name in (section, "state_dict"):
         if isinstance(content.get(name), Mapping):
             content = content[name]
@@ -190,7 +227,7 @@ def _needed(entry: Entry) -> bool:
 
 def _say(report: list[Fate]) -> None:
     """Log what became of the keys, each one on the level of debugging."""
-    counts = Counter(fate.became if fate.became in ("dropped", "checked", "absent") else "loaded" for fate in report)
+    counts = Counter(fate.became if fate.became in NO_TENSOR else "loaded" for fate in report)
     log.info("Checkpoint: %s.", ", ".join(f"{n} tensors {what}" for what, n in sorted(counts.items())))
     for fate in report:
         log.debug("%s %s: %s", fate.key, fate.shape, fate.became)

@@ -374,6 +374,7 @@ class Classifier(nn.Module):
         self, config: Config, n_classes: int, hidden_dim: int | None = None, activate_output: bool = False
     ) -> None:
         super().__init__()
+        self.config = config
         self.backbone = build_backbone(config)
         n = self.backbone.n_features
         self.head = (
@@ -394,6 +395,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, config: Config, n_classes: int) -> None:
         super().__init__()
+        self.config = config
         self.backbone = UNetEncoder(config)
         widths = [config.unet_width * 2**level for level in reversed(range(config.unet_depth))]
         self.upconvs = nn.ModuleList(nn.ConvTranspose3d(a, a // 2, 2, stride=2) for a in widths[:-1])

@@ -137,6 +137,30 @@ def _train(
     )
 
 
+def _take_over(run: Run, root: Path, recipe_path: Path, shards: list[Path], facts: dict[str, Any]) -> None:
+    """Write released weights where a trained model would be, unless the folder already holds exactly these."""
+    from neuropipe.data.source import check_reads
+    from neuropipe.hub import names
+    from neuropipe.shards.read import Shards
+    from neuropipe.stages.import_weights import take
+    from neuropipe.train import recipe
+
+    chosen, datasets = recipe.read(recipe_path), [Shards(path) for path in shards]
+    check_reads(chosen.model_settings().reads(), datasets, str(recipe_path))
+    regions = datasets[0].regions if datasets[0].content == "series" else None
+    settings = chosen.model_dump(mode="json", exclude={"finetune", "train"})
+    digest = sha256(names.locate(facts["checkpoint"]))
+    identity = hash_json([STAGE_VERSIONS["import"], settings, digest, regions and regions.order_hash])
+    folder = root / run.folder
+    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity:
+        log.info("pretrain %s: already done", folder)
+        return
+    (folder / "config.json").unlink(missing_ok=True)
+    write_parquet(folder / "people.parquet", pd.DataFrame(columns=["dataset", "participant_id"], dtype=str))
+    about = {"identity": identity, "map": facts["map"]}
+    take(facts["checkpoint"], chosen.family, folder, chosen, regions, about)
+
+
 def _data_hash(source) -> str:
     """Return a hash of what is learned from: the samples, where they lie, and the labels of their people."""
     labels = {name: values.tolist() for name, values in source.labels.items()}
@@ -181,6 +205,7 @@ def run(
     facts = {
         "recipe": recipe,
         "mode": item.people,
+        "checkpoint": None if item.checkpoint is None else configuration.expand(item.checkpoint),
         "sites": {name: study_config.datasets[name].roles.site for name in item.datasets},
         "clean": study_config.clean.model_dump(mode="json"),
         "volumes": study_config.volumes.model_dump(mode="json"),
@@ -190,7 +215,10 @@ def run(
     root, runs = output.parent, plan(item.people, tables, item.datasets)
     with lock(root / ".lock"), devices.claim(threads) as device:
         for one in runs:
-            _train(one, root, recipe_path, seed, shards, facts, device)
+            if item.checkpoint is not None:
+                _take_over(one, root, recipe_path, shards, facts)
+            else:
+                _train(one, root, recipe_path, seed, shards, facts, device)
         study = Study(output.parents[3])
         models = [_entry(study, root, one, split, fold) for one in runs for split, fold in one.serves]
         write_json(output, {"stage": "pretrain", "recipe": recipe, "seed": seed, "mode": item.people, "models": models})

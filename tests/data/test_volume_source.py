@@ -13,6 +13,7 @@ from neuropipe.data.source import check_reads, open_source
 from neuropipe.data.volumes import Volumes
 from neuropipe.errors import InputError
 from neuropipe.models.base import ClipSpec, ImageSpec, VolumeSpec
+from neuropipe.shards.read import Grid
 
 SPEC = VolumeSpec()
 
@@ -55,7 +56,7 @@ def test_number_formats_of_two_datasets_meet_in_one_bank(tmp_path):
         for name, dtype in (("a", "uint8"), ("b", "float16"))
     ]
     source = open_source(pair)
-    assert source.dtype == torch.float16 and source.n_people == 16
+    assert source.decode.dtype == torch.float16 and source.n_people == 16
     for i in source:
         values = source.shards(i).values(source.row(i))
         np.testing.assert_allclose(source.evaluation_batch(i, SPEC).volume[0, 0].numpy(), values, rtol=1e-6)
@@ -95,6 +96,15 @@ def test_voxels_of_other_places_are_refused(tmp_path, shards, changes, found):
     other = write_volume_shards(tmp_path / "study", toy_maps(), toy_people(), dataset="other", **changes)
     with pytest.raises(InputError, match=f"other beside vbm: expected voxels of.*{found}"):
         open_source([shards, other])
+
+
+def test_what_a_grid_does_not_know_is_let_pass_but_never_its_shape():
+    known = Grid("MNI152NLin6Asym", (10, 12, 9), AFFINE)
+    unknown = Grid(None, (10, 12, 9), None)
+    known.check_same(unknown, "x")
+    unknown.check_same(known, "x")
+    with pytest.raises(InputError, match="found an unknown space, 10x12x8 voxels"):
+        known.check_same(Grid(None, (10, 12, 8), None), "x")
 
 
 def test_a_map_that_does_not_fill_the_grid_is_named(tmp_path):
