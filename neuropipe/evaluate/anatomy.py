@@ -72,7 +72,7 @@ class Maps:
         sessions = table["row"].value_counts()
         found = []
         for one in table.itertuples():
-            stored = self.sources[one.source].array(one.position).reshape(-1, n_voxels)
+            stored = np.asarray(self.sources[one.source].array(one.position)).reshape(-1, n_voxels)
             share = 1 / sessions[one.row]
             found.append((one.row, stored, np.float32(one.scale * share), np.float32(one.shift * share)))
         return found
@@ -94,7 +94,8 @@ def _check_one_grid(sources: Sequence[Shards]) -> None:
     first = sources[0].grid
     for source in sources[1:]:
         grid = source.grid
-        if grid.space != first.space or not np.allclose(grid.affine, first.affine, atol=1e-3):
+        placed = grid.affine is not None and first.affine is not None  # banks of arrays do not say where voxels lie
+        if grid.space != first.space or (placed and not np.allclose(grid.affine, first.affine, atol=1e-3)):
             raise InputError(
                 f"Voxels of {source.dataset} ({grid.space}) and of {sources[0].dataset} ({first.space}) do not lie in "
                 "the same places; a task asks datasets of one space and one affine."

@@ -118,7 +118,7 @@ def _input(about: dict[str, Any]) -> str:
         return f"{about.get('n_regions', '?')} regions of {' + '.join(about.get('atlases') or ['an unknown atlas'])}"
     held = MAPS.get(about.get("map"), "pictures" if about["content"] == "image" else "maps")
     if grid := about.get("grid"):
-        held += f" of {' × '.join(map(str, grid['shape']))} voxels in {grid['space']}"
+        held += f" of {' × '.join(map(str, grid['shape']))} voxels in {grid.get('space') or 'an unnamed space'}"
     if about["content"] == "volume":
         return held
     plane = (about.get("slices") or {}).get("plane")

@@ -20,6 +20,7 @@ from neuropipe.report import audit, cards, excluded, lineage, tables, task, view
 from neuropipe.report.audit import Check
 from neuropipe.report.read import Results
 from neuropipe.report.tables import NAMES
+from neuropipe.splits.people import individuals
 
 TEMPLATES = Path(__file__).parent / "templates"
 SECTIONS = [
@@ -138,8 +139,8 @@ def _tiles(results: Results, boards: list[tables.Board]) -> list[tuple[str, str]
     """Return the counts of the header."""
     tiles = [("datasets", str(len(results.config.datasets)))]
     if results.runs is not None:
-        people = results.runs[["dataset", "participant_id"]].drop_duplicates()
-        tiles += [("people", str(len(people))), ("recordings", str(len(results.runs)))]
+        people = individuals(results.runs, results.config.same_people())
+        tiles += [("people", str(people.nunique())), ("recordings", str(len(results.runs)))]
     left_out = results.excluded.drop_duplicates(["dataset", "participant_id", "run_id", "path"])
     tiles.append(("left out", str(len(left_out))))
     systems = {entry.system.name for board in boards for entry in board.entries}

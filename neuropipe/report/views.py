@@ -11,6 +11,7 @@ from neuropipe.report import figures, quality
 from neuropipe.report.read import Results, Training
 from neuropipe.report.tables import Board
 from neuropipe.report.task import Figure, question
+from neuropipe.splits.people import individuals
 
 MAX_EXCLUDED = 400  # rows shown; the file has all
 MAX_GROUPS = 30  # sites drawn in one figure
@@ -65,7 +66,8 @@ def _split(name: str, results: Results) -> dict[str, str]:
     row = {"name": name, "scheme": results.config.splits[name].scheme.replace("_", " ")}
     if table is None:
         return row | dict.fromkeys(("folds", "train", "validation", "test", "sites"), "–")
-    counts = table.groupby(["repeat", "fold", "role"]).size().unstack(fill_value=0)
+    people = table.assign(individual=individuals(table, results.config.same_people()))
+    counts = people.groupby(["repeat", "fold", "role"])["individual"].nunique().unstack(fill_value=0)
     for role in ("train", "validation", "test"):
         sizes = counts[role] if role in counts else pd.Series([0])
         row[role] = str(sizes.min()) if sizes.min() == sizes.max() else f"{sizes.min()}–{sizes.max()}"

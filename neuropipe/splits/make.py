@@ -195,7 +195,7 @@ def _kfold(name: str, settings: Split, people: People) -> Iterator[Fold]:
 
 
 def _leave_one_site_out(name: str, settings: Split, people: People) -> Iterator[Fold]:
-    site = people.column(settings.site or "site")
+    site = _shared(people, settings.site or "site")
     if unknown := people.ids[site.isna()].tolist():
         raise SplitError(
             f"splits.{name}: {len(unknown)} people have no {settings.site or 'site'}: {', '.join(unknown[:5])}. "
@@ -240,6 +240,12 @@ def _predefined(name: str, settings: Split, people: People) -> Iterator[Fold]:
         yield Fold(0, fold, roles)
 
 
+def _shared(people: People, column: str) -> pd.Series:
+    """Return a column as text; where a dataset does not know it of someone, what a linked dataset knows."""
+    values = people.column(column)
+    return values.fillna(values.groupby(people.individuals).transform("first"))
+
+
 def _listed_roles(rows: pd.DataFrame, people: People) -> np.ndarray:
     """Return everyone's role in one fold of a list; who is listed in one dataset has the role in linked ones too."""
     listed = rows.set_index("id")["role"]
@@ -259,7 +265,7 @@ def _add_validation(name: str, settings: Split, people: People, roles: np.ndarra
 
 def _by_column(name: str, settings: Split, people: People) -> np.ndarray:
     """Return roles by the values of one column; a value that nobody has is a mistake, not an empty side."""
-    values = people.column(settings.by)
+    values = _shared(people, settings.by)
     roles = np.full(len(people), "unused", dtype=object)
     taken: dict[str, str] = {}
     for side in SIDES:

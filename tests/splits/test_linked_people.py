@@ -106,6 +106,25 @@ def test_a_list_of_one_dataset_decides_for_the_linked_ones(tmp_path):
         assert row.role == ("unused" if row.dataset == "other" else expected[row.participant_id])
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scheme": "leave_one_site_out"},
+        {"scheme": "predefined", "by": "site", "train_values": ["site A", "site B"], "test_values": ["site C"]},
+    ],
+    ids=["site", "by"],
+)
+def test_what_one_dataset_does_not_know_a_linked_one_does(settings):
+    table = participants(30)
+    bare = table.drop(columns=["site", "diagnosis", "family"])
+    roles = {"bold": Roles(), "vbm": Roles()}
+    people = gather([Source("bold", table), Source("vbm", bare)], roles, {"vbm": "bold"})
+    split = make_split("main", Split(**settings), people)
+    pairs = split.pivot(index=["fold", "participant_id"], columns="dataset", values="role")
+    assert (pairs["bold"] == pairs["vbm"]).all()
+    assert set(pairs["vbm"]) == {"train", "test"}
+
+
 def test_the_order_of_datasets_does_not_matter():
     people = linked()
     shuffled = dataclasses.replace(people, table=people.table.iloc[::-1].reset_index(drop=True))

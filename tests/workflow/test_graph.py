@@ -95,6 +95,15 @@ def test_parameters_follow_the_config_sections_and_nothing_else():
     assert graph.params("parcellate", clean) != graph.params("parcellate", clean.model_copy(update={"low_pass": 0.08}))
 
 
+def test_people_of_a_linked_dataset_are_asked_for_where_they_are_named(tmp_path):
+    content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    content["datasets"]["maps"] = {"kind": "cat12", "path": "nowhere", "people_of": "demo"}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    tables = [Path(table).parent.name for table in Graph(path).participants(["maps"])]
+    assert tables == ["maps", "demo"]
+
+
 CHANGES = {  # of the demo's configuration, and whether its dataset must be scanned again
     "another task": (True, lambda content: content["datasets"]["demo"]["select"].update(task=["nback"])),
     "an atlas in another space": (True, lambda content: content["atlases"][0].update(space="MNI152NLin2009cAsym")),
