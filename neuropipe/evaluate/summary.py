@@ -141,16 +141,18 @@ def _interval(
 def _references(run: Run, runs: list[Run]) -> list[Run]:
     """Return whom to compare with: connectivity, and a trained model's own network before training.
 
-    Connectivity has the same readout where there is one; the twin has the same readout and seed.
+    Connectivity has the same readout where there is one; the twin has the same readout and seed. The twin of a
+    network that was trained for the task is the one that was trained for it from scratch.
     """
     facts = run.facts
     if facts["system"] == REFERENCE:
         return []
     connectivity = [other for other in runs if other.facts["system"] == REFERENCE]
     alike = [other for other in connectivity if other.facts["readout"] == facts["readout"]]
-    twin = (facts["system"] + tables.RANDOM_WEIGHTS, facts["readout"], str(facts["seed"]))
+    untrained = [facts["system"] + ending for ending in (tables.RANDOM_WEIGHTS, tables.FROM_SCRATCH)]
+    wanted = {(name, facts["readout"], str(facts["seed"])) for name in untrained}
     twins = [
-        other for other in runs if (other.facts["system"], other.facts["readout"], str(other.facts["seed"])) == twin
+        other for other in runs if (other.facts["system"], other.facts["readout"], str(other.facts["seed"])) in wanted
     ]
     return (alike or connectivity)[:1] + twins[:1]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,19 +22,11 @@ from neuropipe import models
 from neuropipe.data.batch import Batch
 from neuropipe.errors import CheckpointError
 from neuropipe.hub.familiarity import Familiarity
-from neuropipe.models.base import ModelConfig
-from neuropipe.models.network import Network, on_top_of
+from neuropipe.models.base import ModelConfig, Spec
+from neuropipe.models.network import Network, Reading, on_top_of, one_view, read
 from neuropipe.paths import atomic
 from neuropipe.provenance import read_json, write_json
 from neuropipe.signals.regions import Regions
-
-
-class Reading(NamedTuple):
-    """What a network makes of one person, before any calibration."""
-
-    value: float  # log odds of the positive class, or a scaled number
-    passes: np.ndarray  # (n_passes,) the same, with dropout
-    features: np.ndarray  # (n_features,) for `Familiarity`
 
 
 @dataclass(frozen=True)
@@ -90,6 +82,11 @@ class Finetuned:
     familiarity: Familiarity
     regions: Regions | None = None
 
+    @property
+    def spec(self) -> Spec:
+        """What a row of a batch is: the length of a clip, the size of a slice."""
+        return one_view(models.load(self.about["family"]).Config.model_validate(self.about["model"]).reads())
+
     def predict(self, recordings: Sequence[Batch], seed: int = 0) -> Decision:
         """Return what the network says about one person.
 
@@ -102,24 +99,6 @@ class Finetuned:
         """
         reading = read(self.network, recordings, self.about["n_passes"], seed)
         return decide(reading, self.about["calibration"], self.about["scaling"], self.familiarity)
-
-
-@torch.inference_mode()
-def read(network: Network, recordings: Sequence[Batch], n_passes: int, seed: int = 0) -> Reading:
-    """Return what `network` (in evaluation mode) makes of one person: outputs are averaged before anything else.
-
-    The encoder runs once. Every pass drops the same in all rows, and the same for every person.
-    """
-    values, passes, features = [], [], []
-    for batch in recordings:
-        encoded = network.encode(batch)
-        generator = torch.Generator(device=batch.device).manual_seed(seed)
-        values.append(network.decide(encoded)[:, 0].double().mean())
-        features.append(network.features(encoded).double().mean(0))
-        if n_passes:
-            passes.append(network.passes(encoded, n_passes, generator)[:, :, 0].double().mean(1))
-    drawn = torch.stack(passes).mean(0).cpu().numpy() if n_passes else np.empty(0)
-    return Reading(torch.stack(values).mean().item(), drawn, torch.stack(features).mean(0).cpu().numpy())
 
 
 def decide(

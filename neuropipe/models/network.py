@@ -6,13 +6,17 @@ decision are apart, so that stochastic passes run the encoder once.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuropipe.data.batch import Batch
+from neuropipe.models.base import Spec
 from neuropipe.models.layers import dropout
 
 DROP_RATE = 0.1  # of a linear layer's input, where neither the recipe nor the family says another
@@ -124,3 +128,34 @@ def on_top_of(model: nn.Module, n_outputs: int = 1, drop_rate: float | None = No
     if hasattr(model, "classifier"):
         return model.classifier(n_outputs, drop_rate)
     return OnEmbedding(model, n_outputs, drop_rate)
+
+
+def one_view(spec: Spec) -> Spec:
+    """Return what a network for a task reads: one clip, scan or slice per person in a batch of training."""
+    return dataclasses.replace(spec, n_views=1)
+
+
+class Reading(NamedTuple):
+    """What a network makes of one person, before any calibration."""
+
+    value: float  # log odds of the positive class, or a scaled number
+    passes: np.ndarray  # (n_passes,) the same, with dropout
+    features: np.ndarray  # (n_features,) for telling strangers
+
+
+@torch.inference_mode()
+def read(network: Network, recordings: Sequence[Batch], n_passes: int, seed: int = 0) -> Reading:
+    """Return what `network` (in evaluation mode) makes of one person: outputs are averaged before anything else.
+
+    The encoder runs once. Every pass drops the same in all rows, and the same for every person.
+    """
+    values, passes, features = [], [], []
+    for batch in recordings:
+        encoded = network.encode(batch)
+        generator = torch.Generator(device=batch.device).manual_seed(seed)
+        values.append(network.decide(encoded)[:, 0].double().mean())
+        features.append(network.features(encoded).double().mean(0))
+        if n_passes:
+            passes.append(network.passes(encoded, n_passes, generator)[:, :, 0].double().mean(1))
+    drawn = torch.stack(passes).mean(0).cpu().numpy() if n_passes else np.empty(0)
+    return Reading(torch.stack(values).mean().item(), drawn, torch.stack(features).mean(0).cpu().numpy())
