@@ -24,6 +24,7 @@ COMMANDS = {
     "pretrain": ("neuropipe.stages.pretrain", "train one recipe and seed on every fold that judges it"),
     "embed": ("neuropipe.stages.embed", "embed every person with the trained and the random network"),
     "probe": ("neuropipe.stages.probe", "linear readouts of frozen embeddings, one task"),
+    "finetune": ("neuropipe.stages.finetune", "train a recipe's whole network for one task, all folds"),
     "baselines": ("neuropipe.stages.baselines", "majority, confounds, connectivity and random weights, one task"),
     "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
     "report": ("neuropipe.stages.report", "the one HTML page"),

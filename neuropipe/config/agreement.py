@@ -40,7 +40,7 @@ def disagreements(content: dict[str, Any]) -> list[str]:
     bold = [item for item in datasets.values() if item.get("kind") == "fmriprep" and item.get("map") is None]
     if bold and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
-    lines += _mixed_contents(content)
+    lines += _mixed_contents(content) + _finetuned_tasks(content)
     return lines + _impossible_on_surfaces(content)
 
 
@@ -54,6 +54,35 @@ def _mixed_contents(content: dict[str, Any]) -> list[str]:
             if len(set(named.values())) > 1:
                 found = ", ".join(f"{name}: {held}" for name, held in named.items())
                 lines.append(f"{part}.{key}.datasets: expected datasets of one content, found {found}; make two of it")
+    return lines
+
+
+def _finetuned_tasks(content: dict[str, Any]) -> list[str]:
+    """Return the mistakes in the tasks that a recipe is fine-tuned for: each must be one that judges the recipe."""
+    datasets, tasks = _part(content, "datasets"), _part(content, "tasks")
+    held = {key: content_of(item.get("kind"), item.get("map")) for key, item in datasets.items()}
+    lines = []
+    for key, item in _part(content, "pretrain").items():
+        own = _listed(item, "datasets")
+        for name in _listed(item, "finetune"):
+            where = f"pretrain.{key}.finetune"
+            if name not in tasks:
+                lines.append(f"{where}: {with_hint(name, tasks)}")
+                continue
+            asked, split = _listed(tasks[name], "datasets"), tasks[name].get("split")
+            found = {held[d] for d in asked if d in held}
+            if found != {held[d] for d in own if d in held}:
+                lines.append(
+                    f"{where}: the datasets of task {name} hold {' and '.join(sorted(found))}, not what the "
+                    "recipe is trained on"
+                )
+            elif item.get("people") != "external" and not set(asked) & set(own):
+                lines.append(
+                    f"{where}: the recipe is trained on none of the datasets of task {name}, so that it has no "
+                    "model for its folds; add one to datasets, or use people: external"
+                )
+            elif item.get("splits") is not None and split not in _listed(item, "splits"):
+                lines.append(f"{where}: task {name} is judged by the split {split}, which splits: leaves out")
     return lines
 
 

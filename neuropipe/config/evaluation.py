@@ -95,6 +95,9 @@ class Pretrain(Section):
     """One model per seed."""
     recipe: str | None = None
     """Recipe file; default ``neuropipe/recipes/<name>.yaml``."""
+    finetune: list[Name] = Field(default_factory=list)
+    """Tasks that the whole network is trained for, beside the readouts of its frozen embeddings; how, says the recipe
+    under ``finetune:``."""
 
 
 class Evaluate(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class Familiarity:
         try:
             with np.load(path, allow_pickle=False) as held:
                 return cls(**{f.name: held[f.name] for f in fields(cls)})
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); fine-tune again.") from error
 
 

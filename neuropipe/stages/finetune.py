@@ -7,11 +7,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuropipe import config as configuration
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.locks import lock
 from neuropipe.paths import Study
-from neuropipe.provenance import describe, read_json, sha256
+from neuropipe.provenance import read_json, sha256
 
 if TYPE_CHECKING:
     from neuropipe.evaluate.answers import Posed

@@ -91,7 +91,13 @@ def _train(
     source = Source([Shards(p) for p in shards], run.people, facts["sites"], device, chosen.train.residence)
     data = hash_json(source.table[["key", "sha256"]].to_numpy().tolist())
     identity = hash_json(
-        [STAGE_VERSIONS["pretrain"], chosen.model_dump(mode="json"), data, source.regions.order_hash, seed]
+        [
+            STAGE_VERSIONS["pretrain"],
+            chosen.model_dump(mode="json", exclude={"finetune"}),
+            data,
+            source.regions.order_hash,
+            seed,
+        ]
     )
     folder = root / run.folder
     if (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity:
