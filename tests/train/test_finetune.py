@@ -1,4 +1,4 @@
-"""Training for a task: planted effects are found, the loss is scikit-learn's, the best step is kept, kills do not show."""
+"""Training for a task: planted effects are found, the best step is kept, a kill does not show."""
 
 from __future__ import annotations
 
