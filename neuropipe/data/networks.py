@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 from sklearn.cluster import AgglomerativeClustering
 
-from neuropipe.data.source import Source
+from neuropipe.data.recordings import Recordings
 from neuropipe.signals.regions import Regions
 
 
-def mean_connectivity(source: Source) -> np.ndarray:
+def mean_connectivity(source: Recordings) -> np.ndarray:
     """Return the mean over recordings of Fisher's z of the correlations, (region, region), 0 where never valid."""
     total = np.zeros((len(source.regions), len(source.regions)))
     count = np.zeros_like(total)
     for i in source:
-        series = np.asarray(source.series(i), dtype=np.float64)
+        series = np.asarray(source.stored(i), dtype=np.float64)
         valid = source.valid_regions[i].numpy() & (series.std(axis=0) > 0)
         with np.errstate(invalid="ignore", divide="ignore"):
             z = np.arctanh(np.clip(np.corrcoef(series.T), -0.999999, 0.999999))
@@ -24,7 +24,7 @@ def mean_connectivity(source: Source) -> np.ndarray:
     return total / np.maximum(count, 1)
 
 
-def derive(source: Source, n_networks: int) -> Regions:
+def derive(source: Recordings, n_networks: int) -> Regions:
     """Return the regions of `source` with `n_networks` networks derived by clustering.
 
     Ward's clustering of the rows of the mean connectivity matrix: two regions belong together when

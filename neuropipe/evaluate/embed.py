@@ -1,4 +1,4 @@
-"""Embeddings of people: evenly spaced clips, averaged to recordings, then to persons."""
+"""Embeddings of people: clips and slices averaged to recordings and scans, and these to persons."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import pandas as pd
 import torch
 from torch import nn
 
+from neuropipe.data.batch import Batch
 from neuropipe.data.source import Source
+from neuropipe.models.base import Spec
+
+MOST_ROWS = 64  # clips or slices that go through a network at once
 
 
 @torch.inference_mode()
-def embed_people(model: nn.Module, source: Source, n_samples: int, n_clips: int) -> pd.DataFrame:
+def embed_people(model: nn.Module, source: Source, spec: Spec, n_clips: int | None) -> pd.DataFrame:
     """Return one row per person: ``dataset, participant_id, n_recordings, e0, e1, ...`` (float32).
 
     Parameters
@@ -19,20 +23,24 @@ def embed_people(model: nn.Module, source: Source, n_samples: int, n_clips: int)
     model : Module
         A family's model; it is put into evaluation mode.
     source : Source
-        The people to embed.
-    n_samples : int
-        Length of a clip, in samples.
-    n_clips : int
-        Clips per recording, evenly spaced; fewer where it is short. Every recording of a person
-        weighs the same.
+        The people to embed. One sample after the other is read, so that memory is bounded.
+    spec : Spec
+        What the family reads.
+    n_clips : int or None
+        Clips per recording, or slices per scan, evenly spaced; fewer where there are not as many, None for all.
+        Every recording or scan of a person weighs the same.
     """
     model.eval()
-    recordings = [
-        model.embed(source.evaluation_clips(i, n_samples, n_clips)).float().mean(0).cpu().numpy() for i in source
-    ]
-    values = pd.DataFrame(np.stack(recordings)).add_prefix("e")
-    table = pd.concat([source.table[["dataset", "participant_id"]], values], axis=1)
+    values = np.stack([_embed(model, source.evaluation_batch(i, spec, n_clips)) for i in source])
+    table = pd.concat([source.table[["dataset", "participant_id"]], pd.DataFrame(values).add_prefix("e")], axis=1)
     grouped = table.groupby(["dataset", "participant_id"], sort=True)
     means = grouped.mean().astype(np.float32)
     means.insert(0, "n_recordings", grouped.size())
     return means.reset_index()
+
+
+def _embed(model: nn.Module, batch: Batch) -> np.ndarray:
+    """Return the mean embedding of the rows of `batch`."""
+    rows = torch.arange(len(batch), device=batch.device).split(MOST_ROWS)
+    parts = [batch] if len(rows) == 1 else [batch.rows(part) for part in rows]
+    return torch.cat([model.embed(part).float() for part in parts]).mean(0).cpu().numpy()

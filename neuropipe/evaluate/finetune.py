@@ -20,12 +20,12 @@ from neuropipe.evaluate import calibration, tables
 from neuropipe.evaluate.protocol import Answer, System, given_answer
 from neuropipe.evaluate.question import Fold, Question
 from neuropipe.hub import familiarity, finetuned
+from neuropipe.hub.export import Saved
 from neuropipe.hub.finetuned import Decision
 from neuropipe.models.base import ModelConfig
 from neuropipe.models.network import Network, on_top_of
 from neuropipe.provenance import STAGE_VERSIONS, hash_json, read_json, sha256
 from neuropipe.shards.manifest import write_parquet
-from neuropipe.signals.regions import Regions
 from neuropipe.train.finetune import EarlyStopping, Objective, read_people, train
 from neuropipe.train.recipe import FinetuneSettings
 
@@ -40,28 +40,31 @@ class Start:
 
     Attributes
     ----------
-    family : str
-    config : ModelConfig
-    regions : Regions or None
-        Of series.
-    model : Module or None
-        Pretrained; None starts from random weights.
+    saved : Saved
+        A pretrained model.
     origin : str or None
-        Hash of the pretrained weights.
+        Hash of its weights; None begins with random weights of the same shape.
     """
 
-    family: str
-    config: ModelConfig
-    regions: Regions | None
-    model: torch.nn.Module | None = None
-    origin: str | None = None
+    saved: Saved
+    origin: str | None
+
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        return self.saved.about["family"]
+
+    @property
+    def config(self) -> ModelConfig:
+        """The family's Config."""
+        return self.saved.model.config
 
     def network(self, drop_rate: float | None, seed: int) -> Network:
-        """Return the network, whose new layers are drawn with the seed; it takes over the weights of `model`."""
-        if self.model is None:
-            return finetuned.build(self.family, self.config, self.regions, drop_rate=drop_rate, seed=seed)
+        """Return the network, whose new layers are drawn with the seed; it takes over the weights of the model."""
+        if self.origin is None:
+            return finetuned.build(self.family, self.config, self.saved.regions, drop_rate=drop_rate, seed=seed)
         torch.manual_seed(seed)
-        return on_top_of(self.model, 1, drop_rate)
+        return on_top_of(self.saved.model, 1, drop_rate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +156,7 @@ class Tuner:
         question, settings, y = self.question, self.settings, self.targets()
         parts = sides(question, fold, settings.validation)
         source, validation = (self.open_source(self.people(rows)) for rows in (parts.train, parts.validation))
+        start.saved.check_reads(source, f"{folder}: fine-tuning")
         identity = self._identity(start, parts, source, validation)
         if (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity:
             log.info("finetune %s: already done", folder)
@@ -184,7 +188,7 @@ class Tuner:
         about = {
             "identity": identity,
             "content": source.content,
-            "grid": _grid(source),
+            "grid": None if source.grid is None else source.grid.describe(),
             "t_r": float(source.table["t_r"].iloc[0]) if source.content == "series" else None,
             "task": {"name": question.target.task, "target": question.target.column}
             | {"kind": kind, "positive": question.target.positive},
@@ -203,7 +207,7 @@ class Tuner:
             config=start.config,
             network=network,
             familiarity=familiarity.fit(seen, unseen),
-            regions=start.regions if source.content == "series" else None,
+            regions=start.saved.regions,
             facts=self.facts | about | {"training": self.facts.get("training", {}) | training},
         )
 
@@ -264,14 +268,6 @@ class Tuner:
         system = dataclasses.replace(system, fold_facts=fold_facts)
         found = given_answer(self.question, system, READOUT, value, uncertainty, time.perf_counter() - begun)
         return found, tables.frame(pd.concat(parts, ignore_index=True), tables.DECISIONS)
-
-
-def _grid(source) -> dict[str, Any] | None:
-    """Return where the voxels of a source's volumes lie, in plain numbers; None without volumes."""
-    if source.grid is None:
-        return None
-    grid = source.grid
-    return {"space": grid.space, "shape": [int(n) for n in grid.shape], "affine": np.asarray(grid.affine).tolist()}
 
 
 def _curve(rows: list[dict[str, float]], watch: EarlyStopping) -> pd.DataFrame:

@@ -1,8 +1,12 @@
 """A finished model on disk: weights as safetensors, and beside them all that is needed to use them rightly.
 
 <folder>/model.safetensors   weights, nothing else
-<folder>/config.json         family, its Config, order and names of the regions, t_r, cleaning, training data
-<folder>/regions.tsv         the region table, with the networks the model was built on
+<folder>/config.json         family, its Config, what it reads and how that was prepared, training data
+<folder>/regions.tsv         of series: the region table, with the networks the model was built on
+
+What a model reads is named by ``content`` and, of series, by the order of the regions; of volumes, and of the slices
+that are cut from them, by ``grid`` (space, shape, affine), ``map`` (gm, wm, t1w), ``volumes`` (how maps were prepared)
+and ``slices`` (how they are cut).
 """
 
 from __future__ import annotations
@@ -17,10 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from neuropipe import models
+from neuropipe.data.slices import Slicing
+from neuropipe.data.source import Source, check_reads
 from neuropipe.errors import CheckpointError
 from neuropipe.models.base import ModelConfig
 from neuropipe.paths import atomic
 from neuropipe.provenance import read_json, write_json
+from neuropipe.shards.read import Grid
 from neuropipe.signals.regions import Regions
 
 
@@ -32,40 +39,54 @@ class Saved:
     ----------
     model : Module
         With its weights, in evaluation mode.
-    regions : Regions
-        What its input columns are.
+    regions : Regions or None
+        What its input columns are; None of a model of volumes or slices.
     about : dict
         The content of ``config.json``.
     """
 
     model: nn.Module
-    regions: Regions
+    regions: Regions | None
     about: dict[str, Any]
 
+    @property
+    def grid(self) -> Grid | None:
+        """Where the voxels lay that it learned from, where that is known."""
+        return Grid.of(self.about["grid"]) if self.about.get("grid") else None
 
-def build(family: str, config: ModelConfig, regions: Regions, seed: int) -> nn.Module:
+    @property
+    def slicing(self) -> Slicing | None:
+        """How volumes are cut into what it reads; None where it does not read slices."""
+        return Slicing.model_validate(self.about["slices"]) if self.about.get("slices") else None
+
+    def check_reads(self, source: Source, what: str) -> None:
+        """Raise where `source` holds what the model was not made for: other content, regions, or voxels."""
+        check_reads(self.model.config.reads(), source, what)
+        if self.regions is not None and source.regions is not None:
+            self.regions.check_same(source.regions, what)
+        if self.grid is not None and source.grid is not None:
+            self.grid.check_same(source.grid, what)
+
+
+def build(family: str, config: ModelConfig, regions: Regions | None, seed: int) -> nn.Module:
     """Return a freshly initialised model; equal seeds give equal weights."""
     torch.manual_seed(seed)
     return models.load(family).Model(config, regions)
 
 
 def save(
-    folder: Path, *, family: str, config: ModelConfig, model: nn.Module, regions: Regions, facts: dict[str, Any]
+    folder: Path, *, family: str, config: ModelConfig, model: nn.Module, regions: Regions | None, facts: dict[str, Any]
 ) -> None:
     """Write a model; ``config.json`` comes last and says that the folder is complete."""
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     with atomic(folder / "model.safetensors") as temporary:
         save_file(weights, str(temporary))
-    regions.write(folder / "regions.tsv")
-    about = {
-        "family": family,
-        "model": config.model_dump(mode="json"),
-        "region_order_hash": regions.order_hash,
-        "atlases": regions.atlases,
-        "n_regions": len(regions),
-        **facts,
-    }
-    write_json(folder / "config.json", about)
+    about = {"family": family, "model": config.model_dump(mode="json"), "content": config.reads().content}
+    (folder / "regions.tsv").unlink(missing_ok=True)
+    if regions is not None:
+        regions.write(folder / "regions.tsv")
+        about |= {"region_order_hash": regions.order_hash, "atlases": regions.atlases, "n_regions": len(regions)}
+    write_json(folder / "config.json", about | facts)
 
 
 def load(folder: str | Path) -> Saved:
@@ -82,7 +103,7 @@ def load(folder: str | Path) -> Saved:
             f"{folder} has no config.json: it is not a finished model; run `neuropipe pretrain` for it."
         )
     about = read_json(folder / "config.json")
-    regions = Regions.read(folder / "regions.tsv")
+    regions = Regions.read(folder / "regions.tsv") if "region_order_hash" in about else None
     family = models.load(about["family"])
     model = family.Model(family.Config.model_validate(about["model"]), regions)
     try:

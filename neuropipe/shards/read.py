@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,34 @@ class Grid:
     space: str
     shape: tuple[int, int, int]
     affine: np.ndarray
+
+    @classmethod
+    def of(cls, about: dict[str, Any]) -> Grid:
+        """Return the grid that `describe` described."""
+        return cls(str(about["space"]), tuple(about["shape"]), np.array(about["affine"], dtype=float))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the grid as JSON holds it."""
+        return {"space": self.space, "shape": list(self.shape), "affine": np.asarray(self.affine).tolist()}
+
+    @property
+    def voxel_mm(self) -> tuple[float, float, float]:
+        """Edges of a voxel along x, y and z, in mm."""
+        return tuple(float(edge) for edge in np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0))
+
+    def check_same(self, other: Grid, what: str) -> None:
+        """Raise where the voxels of `other` do not lie where these lie (a hundredth of a mm is let pass)."""
+        near = np.allclose(self.affine, other.affine, atol=0.01)
+        if self.space != other.space or tuple(self.shape) != tuple(other.shape) or not near:
+            raise InputError(
+                f"{what}: expected voxels of {self}, found {other}. Prepare the data with the same `volumes:` section "
+                "and in the same space."
+            )
+
+    def __str__(self) -> str:
+        edges, first = ("x".join(f"{v:g}" for v in np.round(values, 3)) for values in (self.voxel_mm, self.shape))
+        corner = ", ".join(f"{v:g}" for v in np.round(np.asarray(self.affine)[:3, 3], 2))
+        return f"{self.space}, {first} voxels of {edges} mm, the first at ({corner}) mm"
 
 
 class Shards:
@@ -97,8 +126,7 @@ class Shards:
     @cached_property
     def grid(self) -> Grid:
         """Where the voxels of volumes lie: their space, shape and affine (mm, RAS+)."""
-        about = read_json(self.folder / "grid.json")
-        return Grid(about["space"], tuple(about["shape"]), np.array(about["affine"], dtype=float))
+        return Grid.of(read_json(self.folder / "grid.json"))
 
     @cached_property
     def regional(self) -> pd.DataFrame:

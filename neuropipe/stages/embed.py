@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuropipe import config as configuration
+from neuropipe.errors import CheckpointError
 from neuropipe.locks import lock
 from neuropipe.paths import Study
 from neuropipe.provenance import describe, read_json, sha256, write_json
@@ -25,32 +26,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="receipt.json in embeddings/<recipe>/seed-<seed>")
 
 
-def _embed(folder: Path, target: Path, shards: list[Path], sites: dict[str, str | None], device) -> dict[str, Any]:
+def _embed(folder: Path, target: Path, shards: list[Path], study: configuration.StudyConfig, device) -> dict[str, Any]:
     """Write ``trained.parquet`` and ``random.parquet`` of one model; return what the receipt says of it."""
-    from neuropipe.data.source import Source
+    from neuropipe.data.source import open_source
     from neuropipe.evaluate.embed import embed_people
     from neuropipe.hub import export
     from neuropipe.shards.manifest import write_parquet
     from neuropipe.shards.read import Shards
 
     saved = export.load(folder)
-    source = Source([Shards(path) for path in shards], None, sites, device, "mapped")
-    saved.regions.check_same(source.regions, f"{folder} and {shards[0]}")
-    family_config = saved.model.config
-    n_samples, n_clips = family_config.reads().n_samples, saved.about["recipe"]["n_clips"]
+    source = open_source([Shards(path) for path in shards], device=device, residence="mapped", slices=saved.slicing)
+    saved.check_reads(source, f"{folder} and {shards[0]}")
+    _check_map(saved.about, study.map_of(path.name for path in shards), folder)
+    spec, n_clips = saved.model.config.reads(), saved.about["recipe"]["n_clips"]
     begun = time.perf_counter()
-    table = embed_people(saved.model.to(device), source, n_samples, n_clips)
+    table = embed_people(saved.model.to(device), source, spec, n_clips)
     seconds = time.perf_counter() - begun
     write_parquet(target / "trained.parquet", table)
-    untrained = export.build(saved.about["family"], family_config, saved.regions, saved.about["seed"]).to(device)
-    write_parquet(target / "random.parquet", embed_people(untrained, source, n_samples, n_clips))
+    untrained = export.build(saved.about["family"], saved.model.config, saved.regions, saved.about["seed"]).to(device)
+    write_parquet(target / "random.parquet", embed_people(untrained, source, spec, n_clips))
+    regions = {} if saved.regions is None else {"roi_order_hash": saved.regions.order_hash}
     return {
         "family": saved.about["family"],
         "embed_dim": table.shape[1] - 3,
-        "roi_order_hash": saved.regions.order_hash,
-        "atlases": saved.regions.atlases,
+        **regions,
+        "atlases": [] if saved.regions is None else saved.regions.atlases,
         "recordings_per_s": len(source) / seconds,
     }
+
+
+def _check_map(about: dict[str, Any], found: str | None, folder: Path) -> None:
+    """Raise where a model of one tissue is asked to read another; both look alike to it."""
+    if (expected := about.get("map")) and found and expected != found:
+        raise CheckpointError(
+            f"{folder} learned from maps {expected}, but the datasets hold {found}; set map: {expected} for them."
+        )
 
 
 def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, output: Path) -> None:
@@ -65,7 +75,6 @@ def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, 
 
     study_config = configuration.load(config)
     study, made = Study(output.parents[3]), read_json(models)
-    sites = {name: item.roles.site for name, item in study_config.datasets.items()}
     facts: dict[str, dict[str, Any]] = {}
     with lock(output.parent / ".lock"), devices.claim(threads) as device:
         checkpoints = []
@@ -73,7 +82,7 @@ def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, 
             folder = study.root / model["folder"]
             target = output.parent / folder.relative_to(models.parent)
             if model["folder"] not in facts:
-                facts[model["folder"]] = _embed(folder, target, shards, sites, device)
+                facts[model["folder"]] = _embed(folder, target, shards, study_config, device)
             people = pd.read_parquet(folder / "people.parquet")
             checkpoints.append(
                 {
@@ -94,7 +103,7 @@ def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, 
         }
         inputs = {str(models.relative_to(study.root)): sha256(models)}
         inputs |= {f"shards/{path.name}/manifest.parquet": sha256(path / "manifest.parquet") for path in shards}
-        about = {"recipe": made["recipe"], "seed": made["seed"], "site": sites}
+        about = {"recipe": made["recipe"], "seed": made["seed"]}
         sidecar = describe("embed", inputs=inputs, settings=about, packages=("torch", "numpy"), device=str(device))
         write_json(output.with_name("about.json"), sidecar)
         write_json(output, receipt)

@@ -13,10 +13,10 @@ from neuropipe.paths import Study
 from neuropipe.provenance import read_json, sha256
 
 if TYPE_CHECKING:
+    from neuropipe.data.slices import Slicing
     from neuropipe.evaluate.answers import Posed
     from neuropipe.evaluate.finetune import Start
     from neuropipe.evaluate.question import Fold, Question
-    from neuropipe.train.recipe import Recipe
 
 log = logging.getLogger("neuropipe")
 
@@ -78,19 +78,20 @@ def run(
         systems["from-scratch"] = System(recipe + tables.FROM_SCRATCH, seed)
     networks = study.finetuned(task, recipe, seed)
     sites = {name: posed.study.datasets[name].roles.site for name in posed.study.tasks[task].datasets}
-    residence, slices = chosen.finetune.residence, chosen.slices
+    residence = chosen.finetune.residence
+    slicing = chosen.slicing(chosen.model_settings().reads())
     with lock(output / ".lock"), devices.claim(threads) as device:
 
         def opened(people: pd.DataFrame) -> Source:
-            return open_source(posed.sources, people, sites, device, residence, slices=slices)
+            return open_source(posed.sources, people, sites, device, residence, slices=slicing)
 
         parts, decisions = [], []
         for below, system in systems.items():
-            facts = _facts(posed, recipe, chosen, made["mode"] if system is pretrained else None)
+            facts = _facts(posed, recipe, slicing, made["mode"] if system is pretrained else None)
             tuner = finetune.Tuner(question, chosen.finetune, opened, device, seed, facts)
 
             def start(fold: Fold, scratch: bool = system is not pretrained) -> Start:
-                return _start(study.root / entries[fold.name]["folder"], seed, scratch)
+                return _start(study.root / entries[fold.name]["folder"], scratch)
 
             answer, said = tuner.answer(system, networks / below, start)
             parts.append(answer)
@@ -117,27 +118,23 @@ def _checkpoint(made: dict[str, Any], question: Question, fold: Fold, study: Stu
     return own[0] | {"mode": made["mode"], "people": seen}
 
 
-def _start(folder: Path, seed: int, scratch: bool) -> Start:
+def _start(folder: Path, scratch: bool) -> Start:
     """Return the pretrained model of a folder, or the same model with random weights."""
     from neuropipe.evaluate.finetune import Start
     from neuropipe.hub import export
 
-    saved = export.load(folder)
-    family, config = saved.about["family"], saved.model.config
-    if scratch:
-        return Start(family, config, saved.regions)
-    return Start(family, config, saved.regions, saved.model, sha256(folder / "model.safetensors"))
+    return Start(export.load(folder), None if scratch else sha256(folder / "model.safetensors"))
 
 
-def _facts(posed: Posed, recipe: str, chosen: Recipe, mode: str | None) -> dict[str, Any]:
+def _facts(posed: Posed, recipe: str, slicing: Slicing | None, mode: str | None) -> dict[str, Any]:
     """Return what ``config.json`` says of the data's preparation and of pretraining, as far as it is the study's."""
-    first = posed.study.datasets[posed.study.tasks[posed.question.target.task].datasets[0]]
-    series = first.content == "series"
+    study, datasets = posed.study, posed.study.tasks[posed.question.target.task].datasets
+    content = posed.sources[0].content
     return {
         "recipe": recipe,
-        "clean": posed.study.clean.model_dump(mode="json") if series else None,
-        "volumes": None if series else posed.study.volumes.model_dump(mode="json"),
-        "map": (first.map or "gm") if first.content == "volume" else None,
-        "slices": chosen.slices.model_dump(mode="json") if chosen.slices and first.content == "volume" else None,
-        "training": {"pretraining": mode, "datasets": posed.study.tasks[posed.question.target.task].datasets},
+        "clean": study.clean.model_dump(mode="json") if content == "series" else None,
+        "volumes": None if content == "series" else study.volumes.model_dump(mode="json"),
+        "map": study.map_of(datasets),
+        "slices": slicing.model_dump(mode="json") if slicing and content == "volume" else None,
+        "training": {"pretraining": mode, "datasets": datasets},
     }

@@ -76,40 +76,39 @@ def _train(
 ) -> None:
     """Train one model, unless the folder already holds exactly this one."""
     from neuropipe.data import networks
-    from neuropipe.data.source import Source
+    from neuropipe.data.source import check_reads, open_source
     from neuropipe.hub import export
     from neuropipe.shards.read import Shards
     from neuropipe.train import loop, recipe
 
     chosen = recipe.read(recipe_path)
     config = chosen.model_settings(str(recipe_path))
-    if config.reads().content != "series":
-        raise ConfigError(
-            f"{recipe_path}: the family {chosen.family} reads a {config.reads().content}, but the shards hold series. "
-            "Choose a recipe of a family that reads series."
-        )
-    source = Source([Shards(p) for p in shards], run.people, facts["sites"], device, chosen.train.residence)
-    data = hash_json(source.table[["key", "sha256"]].to_numpy().tolist())
-    identity = hash_json(
-        [
-            STAGE_VERSIONS["pretrain"],
-            chosen.model_dump(mode="json", exclude={"finetune"}),
-            data,
-            source.regions.order_hash,
-            seed,
-        ]
+    spec, slicing = config.reads(), chosen.slicing(config.reads())
+    source = open_source(
+        [Shards(path) for path in shards],
+        run.people,
+        facts["sites"],
+        device,
+        chosen.train.residence,
+        labels=config.labels(),
+        slices=slicing,
     )
+    check_reads(spec, source, str(recipe_path))
+    settings, data = chosen.model_dump(mode="json", exclude={"finetune"}), _data_hash(source)
+    identity = hash_json([STAGE_VERSIONS["pretrain"], settings, data, seed])
     folder = root / run.folder
     if (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity:
         log.info("pretrain %s: already done", folder)
         return
     (folder / "config.json").unlink(missing_ok=True)
-    regions = networks.derive(source, chosen.n_networks) if _lacks_networks(source.regions, chosen) else source.regions
+    regions = source.regions
+    if regions is not None and _lacks_networks(regions, chosen):
+        regions = networks.derive(source, chosen.n_networks)
     model = export.build(chosen.family, config, regions, seed).to(device)
     rows = loop.train(
         model,
         source,
-        config.reads(),
+        spec,
         chosen.train,
         seed=seed,
         folder=folder / "checkpoints",
@@ -122,11 +121,9 @@ def _train(
     write_parquet(folder / "people.parquet", people.reset_index(drop=True))
     about = {
         "identity": identity,
-        "recipe": chosen.model_dump(mode="json"),
+        "recipe": settings,
         "seed": seed,
-        "t_r": float(source.table["t_r"].iloc[0]),
-        "normalisation": "z-score per region and recording",
-        "clean": facts["clean"],
+        **_what_it_reads(source, slicing, facts),
         "training": {
             "mode": facts["mode"],
             "n_people": source.n_people,
@@ -137,6 +134,26 @@ def _train(
     export.save(
         folder, family=chosen.family, config=config, model=model, regions=regions, facts=about | facts["provenance"]
     )
+
+
+def _data_hash(source) -> str:
+    """Return a hash of what is learned from: the samples, where they lie, and the labels of their people."""
+    labels = {name: values.tolist() for name, values in source.labels.items()}
+    place = source.regions.order_hash if source.regions is not None else source.grid and source.grid.describe()
+    return hash_json([source.table[["key", "sha256"]].to_numpy().tolist(), place, labels])
+
+
+def _what_it_reads(source, slicing, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``config.json`` says of a model's input and of how it was prepared."""
+    if source.content == "series":
+        t_r = float(source.table["t_r"].iloc[0])
+        return {"t_r": t_r, "normalisation": "z-score per region and recording", "clean": facts["clean"]}
+    return {
+        "grid": None if source.grid is None else source.grid.describe(),
+        "map": facts["map"],
+        "volumes": facts["volumes"],
+        "slices": None if slicing is None else slicing.model_dump(mode="json"),
+    }
 
 
 def _lacks_networks(regions, chosen) -> bool:
@@ -165,6 +182,8 @@ def run(
         "mode": item.people,
         "sites": {name: study_config.datasets[name].roles.site for name in item.datasets},
         "clean": study_config.clean.model_dump(mode="json"),
+        "volumes": study_config.volumes.model_dump(mode="json"),
+        "map": study_config.map_of(item.datasets),
         "provenance": {key: provenance[key] for key in ("GeneratedBy", "Inputs", "GeneratedAt")},
     }
     root, runs = output.parent, plan(item.people, tables, item.datasets)

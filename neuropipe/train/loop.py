@@ -74,7 +74,7 @@ def train(
     model : Module
         A family's model, freshly initialised, on the device of `source`.
     source : Source
-        The recordings of the training side, nobody else's.
+        The samples of the training side, nobody else's.
     spec : Spec
         What the family reads, and how it wants it cut.
     settings : TrainSettings

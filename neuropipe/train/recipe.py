@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuropipe import models
 from neuropipe.config import mistakes, read_yaml
+from neuropipe.data.slices import Slicing
 from neuropipe.errors import ConfigError
-from neuropipe.models.base import ModelConfig
+from neuropipe.models.base import ModelConfig, Spec
 
 
 class TrainSettings(BaseModel):
@@ -48,7 +49,7 @@ class TrainSettings(BaseModel):
     compile: bool = False
     """``torch.compile`` the loss (GPU)."""
     residence: Literal["device", "mapped"] = "device"
-    """Recordings resident on the device, or memory-mapped on the host."""
+    """Recordings, maps or slices resident on the device, or memory-mapped on the host."""
     log_every: Annotated[int, Field(ge=1)] = 20
     """Steps between two rows of metrics."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 200
@@ -69,8 +70,8 @@ class FinetuneSettings(TrainSettings):
     """Steps between two looks at the validation people."""
     patience: Annotated[int, Field(ge=1)] | None = 10
     """Looks without a smaller validation loss before training ends; null takes all steps."""
-    n_clips: Annotated[int, Field(ge=1)] = 8
-    """Clips per recording, or slices per scan, evenly spaced, whose outputs are averaged."""
+    n_clips: Annotated[int, Field(ge=1)] | None = 8
+    """Evenly spaced clips per recording, or slices per scan, whose outputs are averaged; null: all of them."""
     n_passes: Annotated[int, Field(ge=0)] = 10
     """Passes with dropout that say how sure an output is; 0 leaves that out."""
     from_scratch: bool = True
@@ -87,13 +88,21 @@ class Recipe(BaseModel):
     model: dict[str, Any] = Field(default_factory=dict)
     """Fields of the family's Config."""
     n_networks: Annotated[int, Field(ge=2)] | None = None
-    """Networks derived from the training side's connectivity where the atlas names none."""
+    """Series: networks derived from the training side's connectivity where the atlas names none."""
+    slices: Slicing | None = None
+    """Families of images: how slices are cut from volumes when they are read; their size is the family's own.
+    Null is the default of each key."""
     train: TrainSettings
     """Optimisation."""
     finetune: FinetuneSettings | None = None
     """Training for the tasks that the study names under ``pretrain.<recipe>.finetune``."""
-    n_clips: Annotated[int, Field(ge=1)] = 8
-    """Evenly spaced clips per recording that an embedding is averaged over."""
+    n_clips: Annotated[int, Field(ge=1)] | None = 8
+    """Evenly spaced clips per recording, or slices per scan, that an embedding is averaged over; null: all slices, or
+    as many clips as fit in side by side. A volume is read whole."""
+
+    def slicing(self, spec: Spec) -> Slicing | None:
+        """Return how volumes are cut for a family that reads `spec`; None where it does not read images."""
+        return (self.slices or Slicing()) if spec.content == "image" else None
 
     def model_settings(self, source: str = "the recipe") -> ModelConfig:
         """Return the family's checked Config."""
@@ -110,5 +119,10 @@ def read(path: str | Path) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise ConfigError(mistakes(error, str(path), Recipe)) from None
-    recipe.model_settings(f"{path} (model)")
+    content = recipe.model_settings(f"{path} (model)").reads().content
+    for key, needed in (("n_networks", "series"), ("slices", "image")):
+        if getattr(recipe, key) is not None and content != needed:
+            raise ConfigError(
+                f"{path}: {key} is for families that read {needed}, but {recipe.family} reads {content}; drop the key."
+            )
     return recipe

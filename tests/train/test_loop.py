@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from neuropipe.data.batch import Batch
-from neuropipe.data.source import Source
+from neuropipe.data.recordings import Recordings
 from neuropipe.errors import CheckpointError, NeuropipeError
 from neuropipe.models.base import ClipSpec, ImageSpec, VolumeSpec
 from neuropipe.train import checkpoint, loop, optim
@@ -51,7 +51,7 @@ def settings(**changes) -> TrainSettings:
 def trained(shards, folder, **changes):
     torch.manual_seed(0)
     model = Toy(9)
-    rows = loop.train(model, Source([shards]), SPEC, settings(**changes), seed=3, folder=folder, identity="x")
+    rows = loop.train(model, Recordings([shards]), SPEC, settings(**changes), seed=3, folder=folder, identity="x")
     return model, rows
 
 
@@ -106,7 +106,7 @@ def test_another_identity_is_not_continued(toy_shards, tmp_path):
     trained(toy_shards, tmp_path)
     torch.manual_seed(0)
     model = Toy(9)
-    loop.train(model, Source([toy_shards]), SPEC, settings(), seed=3, folder=tmp_path, identity="other recipe")
+    loop.train(model, Recordings([toy_shards]), SPEC, settings(), seed=3, folder=tmp_path, identity="other recipe")
     assert len(model.steps_seen) == 24
 
 
@@ -131,13 +131,15 @@ def test_accumulated_parts_give_the_gradient_of_the_whole(toy_shards, tmp_path):
         torch.manual_seed(0)
         models.append(Plain(9))
         chosen = settings(n_steps=3, accumulate=parts)
-        loop.train(models[-1], Source([toy_shards]), SPEC, chosen, seed=3, folder=tmp_path / str(parts), identity="x")
+        loop.train(
+            models[-1], Recordings([toy_shards]), SPEC, chosen, seed=3, folder=tmp_path / str(parts), identity="x"
+        )
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_parts_keep_the_views_of_a_person_together(toy_shards):
-    batch = Source([toy_shards]).training_batch(SPEC, 5, 0, 0)
+    batch = Recordings([toy_shards]).training_batch(SPEC, 5, 0, 0)
     for part in loop.parts(batch, 2):
         first, second = part.person.view(2, -1)
         assert torch.equal(first, second)
@@ -186,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice(toy_shards, tmp_path):
             return {"loss": self.map(batch.series).mean() * math.inf}
 
     with pytest.raises(NeuropipeError, match=r"loss is (nan|inf|-inf) at step 5\. Lower `lr`"):
-        loop.train(Broken(9), Source([toy_shards]), SPEC, settings(), seed=0, folder=tmp_path, identity="x")
+        loop.train(Broken(9), Recordings([toy_shards]), SPEC, settings(), seed=0, folder=tmp_path, identity="x")
 
 
 def test_checkpoints_hold_tensors_and_plain_containers_only(toy_shards, tmp_path):
@@ -200,7 +202,7 @@ def test_rates_reach_tensorboard(toy_shards, tmp_path):
     torch.manual_seed(0)
     rows = loop.train(
         Toy(9),
-        Source([toy_shards]),
+        Recordings([toy_shards]),
         SPEC,
         settings(),
         seed=3,
