@@ -101,8 +101,8 @@ def sides(question: Question, fold: Fold, share: float) -> Sides:
         if (n := len(np.unique(question.target.y[rows]))) < n_values:
             raise SplitError(
                 f"Task {question.target.task!r}, fold {fold.name} of the split {question.split!r}: expected people of "
-                f"every class (or two different numbers) for {name}, found {len(rows)} people with {n} value(s). Set validation: "
-                "in the recipe's finetune: to another share, or ask about more people."
+                f"every class (or two different numbers) for {name}, found {len(rows)} people with {n} value(s). "
+                "Set validation: in the recipe's finetune: to another share, or ask about more people."
             )
     return found
 

@@ -7,16 +7,20 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuropipe import config as configuration
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.locks import lock
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json, sha256
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from neuropipe.data.slices import Slicing
     from neuropipe.evaluate.answers import Posed
-    from neuropipe.evaluate.finetune import Start
+    from neuropipe.evaluate.protocol import Answer, System
     from neuropipe.evaluate.question import Fold, Question
+    from neuropipe.train.recipe import Recipe
 
 log = logging.getLogger("neuropipe")
 
@@ -51,56 +55,80 @@ def run(
     A network that is finished is not trained again; one that was killed goes on from its last checkpoint.
     Pretraining that saw test people is refused before anything is trained.
     """
-    import pandas as pd
-
-    from neuropipe.data.source import Source, open_source
-    from neuropipe.evaluate import answers, finetune, tables
-    from neuropipe.evaluate.protocol import Answer, System
+    from neuropipe.evaluate import answers, tables
     from neuropipe.evaluate.systems import pretrained_system
     from neuropipe.train import devices
-    from neuropipe.train import recipe as recipes
 
     posed = answers.pose(config, task, split_dir, shards)
-    if recipe not in posed.study.pretrain:
-        raise ConfigError(
-            f"{config} has no recipe {recipe!r} under pretrain:; known: {', '.join(posed.study.pretrain)}."
-        )
-    chosen = recipes.read(posed.study.recipe_path(recipe))
-    if chosen.finetune is None:
-        raise ConfigError(
-            f"{posed.study.recipe_path(recipe)} has no section finetune:; add one (n_steps, batch_size, lr)."
-        )
+    chosen = _recipe(posed.study, recipe, config)
     question, made, study = posed.question, read_json(models), Study(models.parents[3])
     entries = {fold.name: _checkpoint(made, question, fold, study) for fold in question.folds}
     pretrained = pretrained_system(question, {"recipe": recipe, "seed": seed}, lambda fold: entries[fold.name])
-    systems = {"": pretrained}
-    if chosen.finetune.from_scratch:
-        systems["from-scratch"] = System(recipe + tables.FROM_SCRATCH, seed)
-    networks = study.finetuned(task, recipe, seed)
-    sites = {name: posed.study.datasets[name].roles.site for name in posed.study.tasks[task].datasets}
-    residence = chosen.finetune.residence
-    slicing = chosen.slicing(chosen.model_settings().reads())
+    folders = {fold: study.root / entry["folder"] for fold, entry in entries.items()}
     with lock(output / ".lock"), devices.claim(threads) as device:
-
-        def opened(people: pd.DataFrame) -> Source:
-            return open_source(posed.sources, people, sites, device, residence, slices=slicing)
-
-        parts, decisions = [], []
-        for below, system in systems.items():
-            facts = _facts(posed, recipe, slicing, made["mode"] if system is pretrained else None)
-            tuner = finetune.Tuner(question, chosen.finetune, opened, device, seed, facts)
-
-            def start(fold: Fold, scratch: bool = system is not pretrained) -> Start:
-                return _start(study.root / entries[fold.name]["folder"], scratch)
-
-            answer, said = tuner.answer(system, networks / below, start)
-            parts.append(answer)
-            decisions.append(said)
-            log.info("finetune %s: %s seed %s", task, system.name, seed)
-        said = pd.concat(decisions, ignore_index=True)
+        answer, decisions = _answers(posed, chosen, pretrained, folders, study.finetuned(task, recipe, seed), device)
         posed.inputs[f"models/{recipe}/seed-{seed}/receipt.json"] = sha256(models)
-        tables.write(output / "decisions.parquet", said, tables.DECISIONS)
-        answers.write("finetune", posed, Answer.join(parts), output)
+        tables.write(output / "decisions.parquet", decisions, tables.DECISIONS)
+        answers.write("finetune", posed, answer, output)
+
+
+def _recipe(study: configuration.StudyConfig, name: str, config: Path) -> Recipe:
+    """Return a recipe that says how to fine-tune."""
+    from neuropipe.train import recipe
+
+    if name not in study.pretrain:
+        raise ConfigError(f"{config} has no recipe {name!r} under pretrain:; known: {', '.join(study.pretrain)}.")
+    chosen = recipe.read(study.recipe_path(name))
+    if chosen.finetune is None:
+        raise ConfigError(
+            f"{study.recipe_path(name)} has no section finetune:, so nothing says how to train for a task; add it "
+            "(n_steps, batch_size, lr at least)."
+        )
+    return chosen
+
+
+def _answers(
+    posed: Posed, chosen: Recipe, pretrained: System, folders: dict[str, Path], networks: Path, device
+) -> tuple[Answer, pd.DataFrame]:
+    """Return what the pretrained networks and, where the recipe says so, those from random weights answer and decide.
+
+    Parameters
+    ----------
+    folders : dict of str to path
+        Pretrained models by fold.
+    networks : path
+        Fine-tuned networks go below.
+    """
+    import pandas as pd
+
+    from neuropipe.data.source import Source, open_source
+    from neuropipe.evaluate import tables
+    from neuropipe.evaluate.finetune import Start, Tuner
+    from neuropipe.evaluate.protocol import Answer, System
+    from neuropipe.hub import export
+
+    sites = {source.dataset: posed.study.datasets[source.dataset].roles.site for source in posed.sources}
+    settings, slicing = chosen.finetune, chosen.slicing(chosen.model_settings().reads())
+
+    def opened(people: pd.DataFrame) -> Source:
+        return open_source(posed.sources, people, sites, device, settings.residence, slices=slicing)
+
+    def start(fold: Fold) -> Start:
+        folder = folders[fold.name]
+        return Start(export.load(folder), sha256(folder / "model.safetensors"))
+
+    def scratch(fold: Fold) -> Start:
+        return Start(export.load(folders[fold.name]), None)
+
+    seed, facts = pretrained.seed, _facts(posed, pretrained, slicing)
+    tuner = Tuner(posed.question, settings, opened, device, seed, facts)
+    parts = [tuner.answer(pretrained, networks, start)]
+    if settings.from_scratch:
+        untrained = System(pretrained.name + tables.FROM_SCRATCH, seed)
+        tuner = Tuner(posed.question, settings, opened, device, seed, _facts(posed, untrained, slicing))
+        parts.append(tuner.answer(untrained, networks / "from-scratch", scratch))
+    answers, decisions = zip(*parts, strict=True)
+    return Answer.join(list(answers)), pd.concat(decisions, ignore_index=True)
 
 
 def _checkpoint(made: dict[str, Any], question: Question, fold: Fold, study: Study) -> dict[str, Any]:
@@ -118,23 +146,15 @@ def _checkpoint(made: dict[str, Any], question: Question, fold: Fold, study: Stu
     return own[0] | {"mode": made["mode"], "people": seen}
 
 
-def _start(folder: Path, scratch: bool) -> Start:
-    """Return the pretrained model of a folder, or the same model with random weights."""
-    from neuropipe.evaluate.finetune import Start
-    from neuropipe.hub import export
-
-    return Start(export.load(folder), None if scratch else sha256(folder / "model.safetensors"))
-
-
-def _facts(posed: Posed, recipe: str, slicing: Slicing | None, mode: str | None) -> dict[str, Any]:
+def _facts(posed: Posed, system: System, slicing: Slicing | None) -> dict[str, Any]:
     """Return what ``config.json`` says of the data's preparation and of pretraining, as far as it is the study's."""
     study, datasets = posed.study, posed.study.tasks[posed.question.target.task].datasets
     content = posed.sources[0].content
     return {
-        "recipe": recipe,
+        "system": system.name,
         "clean": study.clean.model_dump(mode="json") if content == "series" else None,
         "volumes": None if content == "series" else study.volumes.model_dump(mode="json"),
         "map": study.map_of(datasets),
         "slices": slicing.model_dump(mode="json") if slicing and content == "volume" else None,
-        "training": {"pretraining": mode, "datasets": datasets},
+        "training": {"datasets": datasets, "pretraining": system.facts.get("pretrain_people")},
     }
