@@ -208,13 +208,46 @@ def _check_package(name: str, requirements: list[Requirement]) -> Check:
 
 
 def check_recipes(study: configuration.StudyConfig) -> list[Check]:
-    """Check that the recipe files exist."""
+    """Check that every recipe is there, is valid, and is of a family that reads what its datasets hold."""
     checks = []
     for name in study.pretrain:
         path = study.recipe_path(name)
+        if path.is_file():
+            checks.append(_attempt(f"recipe {name}", lambda name=name: _recipe(study, name)))
+            continue
         remedy = f"Write {path}, or correct pretrain.{name} (its name, or its key recipe) in the configuration."
-        checks.append(Check(f"recipe {name}", path.is_file(), str(path) if path.is_file() else f"no {path}", remedy))
+        checks.append(Check(f"recipe {name}", False, f"no {path}", remedy))
     return checks
+
+
+def _recipe(study: configuration.StudyConfig, name: str) -> str:
+    """Return what a recipe trains; raise where its family cannot read the datasets."""
+    from neuropipe.errors import ConfigError
+    from neuropipe.train import recipe
+
+    path = study.recipe_path(name)
+    chosen = recipe.read(path)
+    reads, held = chosen.model_settings().reads().content, study.contents(study.pretrain[name].datasets)
+    if held - {reads} and (reads, held) != ("image", {"volume"}):
+        raise ConfigError(
+            f"{path} trains {chosen.family}, which reads {reads}, but the datasets of pretrain.{name} hold "
+            f"{', '.join(sorted(held))}. Name another recipe, or other datasets."
+        )
+    return f"{path}: {chosen.family}"
+
+
+def _labels(study: configuration.StudyConfig, dataset: str) -> set[str]:
+    """Return the columns of participants.tsv that the recipes of a dataset learn from."""
+    from neuropipe.train import recipe
+
+    named = [name for name, item in study.pretrain.items() if dataset in item.datasets]
+    found: set[str] = set()
+    for path in map(study.recipe_path, named):
+        try:
+            found |= set(recipe.read(path).model_settings().labels())
+        except NeuropipeError:
+            continue  # `check_recipes` says so
+    return found
 
 
 def check_atlases(study: configuration.StudyConfig) -> list[Check]:
@@ -266,9 +299,12 @@ def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
         table = table or path  # data that name their people themselves
     except NeuropipeError as error:
         return [Check(label, False, "cannot be read", str(error))]
-    targets = {task.target for task in study.tasks.values() if name in task.datasets}
-    absent = sorted(targets - set(people))
-    remedy = f"{table} lacks the columns {absent}, which tasks name as targets; add them, or correct the tasks."
+    asked = {task.target for task in study.tasks.values() if name in task.datasets} | _labels(study, name)
+    absent = sorted(asked - set(people))
+    remedy = (
+        f"{table} lacks the columns {absent}, which tasks name as targets or recipes learn from; add them, or correct "
+        "the tasks and recipes."
+    )
     return [
         Check(f"people {name}", not absent, f"{len(people)} in {table}", remedy),
         _attempt(label, lambda: _runs(study, name, path, people)),

@@ -111,6 +111,17 @@ class Graph:
         """Return the participants tables of several datasets."""
         return [str(self.study.participants(name)) for name in datasets]
 
+    def training_labels(self, recipe: str) -> list[str]:
+        """Return the participants tables that a recipe's loss may read labels from: those of maps and slices."""
+        datasets = self.config.pretrain[recipe].datasets
+        return [] if self.config.contents(datasets) == {"series"} else self.participants(datasets)
+
+    def pretrain_sections(self, recipe: str) -> list[object]:
+        """Return what training depends on beside its files: whom it learns from and, of anatomy, which map."""
+        item = self.config.pretrain[recipe]
+        which = self.config.map_of(item.datasets)
+        return [item.people] if which is None else [item.people, which]
+
     def shard_folders(self, datasets: Sequence[str]) -> list[str]:
         """Return the folders of shards of several datasets."""
         return [str(self.study.shards(name)) for name in datasets]

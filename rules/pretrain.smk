@@ -6,6 +6,7 @@ rule pretrain:
         recipe=lambda wc: str(graph.config.recipe_path(wc.recipe)),
         manifests=lambda wc: graph.manifests(graph.config.pretrain[wc.recipe].datasets),
         splits=lambda wc: graph.split_tables(graph.config.judging_splits(wc.recipe)),
+        labels=lambda wc: graph.training_labels(wc.recipe),
     output:
         receipt=f"{graph.root}/models/{{recipe}}/seed-{{seed}}/receipt.json",
     log:
@@ -20,9 +21,7 @@ rule pretrain:
         mem_mb=16000,
         runtime=1440,
     params:
-        version=lambda wc: graph.params(
-            "pretrain", graph.config.pretrain[wc.recipe].people
-        ),
+        version=lambda wc: graph.params("pretrain", *graph.pretrain_sections(wc.recipe)),
         config=graph.path,
         shards=lambda wc: graph.shard_folders(graph.config.pretrain[wc.recipe].datasets),
         splits=lambda wc: graph.split_folders(graph.config.judging_splits(wc.recipe)),

@@ -104,7 +104,7 @@ def test_environment_variables_in_paths(monkeypatch):
 
 MISFITS = {  # what is written under pretrain.semantoks-demo, and what is said about it
     "unknown task": ({"finetune": ["aeg"]}, "pretrain.semantoks-demo.finetune: .*aeg.* did you mean 'age'"),
-    "other content": ({"finetune": ["volume"]}, "the datasets of task volume hold volume, not what the recipe"),
+    "other content": ({"finetune": ["volume"]}, r"the datasets of task volume hold volume \(gm\), not what the recipe"),
     "nobody in common": ({"finetune": ["other"]}, "the recipe is trained on none of the datasets of task other"),
     "split left out": ({"finetune": ["age"], "splits": ["second"]}, "task age is judged by the split main, which"),
 }

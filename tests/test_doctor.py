@@ -134,6 +134,23 @@ def test_atlases_in_two_spaces(study):
     assert "x.nii.gz" in _problem(examination, "atlas b").remedy
 
 
+def test_a_recipe_whose_family_reads_something_else(study):
+    _edit(study, "tasks:", "pretrain:\n  yaware-demo: {datasets: [small]}\ntasks:")
+    remedy = _problem(doctor.run(config=None), "recipe yaware-demo").remedy
+    assert "yaware, which reads volume, but the datasets of pretrain.yaware-demo hold series" in remedy
+
+
+def test_a_column_that_a_recipe_learns_from_is_asked_for(study):
+    text = (study / "study" / "participants.tsv").read_text().replace("\tage", "\tyears", 1)
+    (study / "people.tsv").write_text(text)
+    _edit(study, "study/participants.tsv", "people.tsv")
+    assert not any(check.name == "people small" for check in doctor.run(config=None).problems)
+    _edit(study, "tasks:", "pretrain:\n  yaware-demo: {datasets: [small]}\ntasks:")
+    assert "['age'], which tasks name as targets or recipes learn from" in (
+        _problem(doctor.run(config=None), "people small").remedy
+    )
+
+
 def test_a_recipe_that_is_not_there(study):
     _edit(study, "tasks:", "pretrain:\n  unheard-of: {datasets: [small]}\ntasks:")
     assert "pretrain.unheard-of" in _problem(doctor.run(config=None), "recipe unheard-of").remedy

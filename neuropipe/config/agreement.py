@@ -46,7 +46,7 @@ def disagreements(content: dict[str, Any]) -> list[str]:
 
 def _mixed_contents(content: dict[str, Any]) -> list[str]:
     """Return the tasks and recipes whose datasets hold different things, which one model cannot read."""
-    contents = {key: content_of(item.get("kind"), item.get("map")) for key, item in _part(content, "datasets").items()}
+    contents = {key: _held(item) for key, item in _part(content, "datasets").items()}
     lines = []
     for part in ("tasks", "pretrain"):
         for key, item in _part(content, part).items():
@@ -57,33 +57,10 @@ def _mixed_contents(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _finetuned_tasks(content: dict[str, Any]) -> list[str]:
-    """Return the mistakes in the tasks that a recipe is fine-tuned for: each must be one that judges the recipe."""
-    datasets, tasks = _part(content, "datasets"), _part(content, "tasks")
-    held = {key: content_of(item.get("kind"), item.get("map")) for key, item in datasets.items()}
-    lines = []
-    for key, item in _part(content, "pretrain").items():
-        own = _listed(item, "datasets")
-        for name in _listed(item, "finetune"):
-            where = f"pretrain.{key}.finetune"
-            if name not in tasks:
-                lines.append(f"{where}: {with_hint(name, tasks)}")
-                continue
-            asked, split = _listed(tasks[name], "datasets"), tasks[name].get("split")
-            found = {held[d] for d in asked if d in held}
-            if found != {held[d] for d in own if d in held}:
-                lines.append(
-                    f"{where}: the datasets of task {name} hold {' and '.join(sorted(found))}, not what the "
-                    "recipe is trained on"
-                )
-            elif item.get("people") != "external" and not set(asked) & set(own):
-                lines.append(
-                    f"{where}: the recipe is trained on none of the datasets of task {name}, so that it has no "
-                    "model for its folds; add one to datasets, or use people: external"
-                )
-            elif item.get("splits") is not None and split not in _listed(item, "splits"):
-                lines.append(f"{where}: task {name} is judged by the split {split}, which splits: leaves out")
-    return lines
+def _held(item: dict[str, Any]) -> str:
+    """Return what a raw dataset holds, of anatomy also which map: one model reads one of them."""
+    content = content_of(item.get("kind"), item.get("map"))
+    return f"volume ({item.get('map') or 'gm'})" if content == "volume" else content
 
 
 def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:
@@ -108,3 +85,32 @@ def _part(content: Any, key: str) -> dict[str, dict]:
 
 def _listed(item: dict, key: str) -> list:
     return item[key] if isinstance(item.get(key), list) else []
+
+
+def _finetuned_tasks(content: dict[str, Any]) -> list[str]:
+    """Return the mistakes in the tasks that a recipe is fine-tuned for: each must be one that judges the recipe."""
+    datasets, tasks = _part(content, "datasets"), _part(content, "tasks")
+    held = {key: _held(item) for key, item in datasets.items()}
+    lines = []
+    for key, item in _part(content, "pretrain").items():
+        own = _listed(item, "datasets")
+        for name in _listed(item, "finetune"):
+            where = f"pretrain.{key}.finetune"
+            if name not in tasks:
+                lines.append(f"{where}: {with_hint(name, tasks)}")
+                continue
+            asked, split = _listed(tasks[name], "datasets"), tasks[name].get("split")
+            found = {held[d] for d in asked if d in held}
+            if found != {held[d] for d in own if d in held}:
+                lines.append(
+                    f"{where}: the datasets of task {name} hold {' and '.join(sorted(found))}, not what the "
+                    "recipe is trained on"
+                )
+            elif item.get("people") != "external" and not set(asked) & set(own):
+                lines.append(
+                    f"{where}: the recipe is trained on none of the datasets of task {name}, so that it has no "
+                    "model for its folds; add one to datasets, or use people: external"
+                )
+            elif item.get("splits") is not None and split not in _listed(item, "splits"):
+                lines.append(f"{where}: task {name} is judged by the split {split}, which splits: leaves out")
+    return lines

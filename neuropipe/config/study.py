@@ -65,18 +65,9 @@ class StudyConfig(Section):
         return {self.datasets[name].content for name in datasets}
 
     def map_of(self, datasets: Iterable[str]) -> str | None:
-        """Return which map of anatomy (gm, wm, t1w) some datasets hold; None where they hold no volumes.
-
-        Raises
-        ------
-        ConfigError
-            They hold different ones, which one model cannot read.
-        """
-        held = {name: self.datasets[name].map or "gm" for name in datasets if self.datasets[name].content == "volume"}
-        if len(set(held.values())) > 1:
-            found = ", ".join(f"{name}: {which}" for name, which in held.items())
-            raise ConfigError(f"Expected datasets of one map, found {found}; make two recipes or tasks of it.")
-        return next(iter(held.values()), None)
+        """Return which map of anatomy (gm, wm, t1w) datasets of one content hold; None where they hold no volumes."""
+        held = [self.datasets[name].map or "gm" for name in datasets if self.datasets[name].content == "volume"]
+        return held[0] if held else None
 
     def judging_splits(self, recipe: str) -> list[str]:
         """Return the splits whose folds a recipe is trained for and judged by, sorted."""

@@ -22,11 +22,14 @@ from neuropipe.models.base import Spec
 from neuropipe.shards.read import Grid, Shards
 from neuropipe.signals.regions import Regions
 
+WORDS = {"series": "series", "volume": "volumes", "image": "images"}
+
 
 class Source(Protocol):
     """What training and evaluation ask of `Recordings`, `Volumes` and `Slices`."""
 
     content: str
+    datasets: list[Shards]
     table: pd.DataFrame
     of_person: list[np.ndarray]
     device: torch.device
@@ -96,11 +99,11 @@ def open_source(
     return Slices(datasets, people, sites, device, residence, labels, slices)
 
 
-def check_reads(spec: Spec, source: Source, what: str) -> None:
-    """Raise where a family that reads `spec` cannot be fed by `source`; `what` names the recipe or the model."""
-    if spec.content != source.content:
-        raise InputError(
-            f"{what}: the family reads a {spec.content}, but the shards of {source.table['dataset'].iat[0]} hold "
-            f"{'series' if source.content == 'series' else f'{source.content}s'}. Choose another recipe, or datasets "
-            "of another kind."
-        )
+def check_reads(spec: Spec, datasets: Sequence[Shards], what: str) -> None:
+    """Raise where a family that reads `spec` cannot be fed by `datasets`; `what` names the recipe or the model."""
+    for shards in datasets:
+        if spec.content != shards.content and (spec.content, shards.content) != ("image", "volume"):
+            raise InputError(
+                f"{what}: the family reads {WORDS[spec.content]}, but the shards of {shards.dataset} hold "
+                f"{WORDS[shards.content]}. Choose another recipe, or datasets of another kind."
+            )

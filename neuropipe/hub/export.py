@@ -61,7 +61,7 @@ class Saved:
 
     def check_reads(self, source: Source, what: str) -> None:
         """Raise where `source` holds what the model was not made for: other content, regions, or voxels."""
-        check_reads(self.model.config.reads(), source, what)
+        check_reads(self.model.config.reads(), source.datasets, what)
         if self.regions is not None and source.regions is not None:
             self.regions.check_same(source.regions, what)
         if self.grid is not None and source.grid is not None:

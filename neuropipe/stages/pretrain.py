@@ -84,8 +84,10 @@ def _train(
     chosen = recipe.read(recipe_path)
     config = chosen.model_settings(str(recipe_path))
     spec, slicing = config.reads(), chosen.slicing(config.reads())
+    datasets = [Shards(path) for path in shards]
+    check_reads(spec, datasets, str(recipe_path))
     source = open_source(
-        [Shards(path) for path in shards],
+        datasets,
         run.people,
         facts["sites"],
         device,
@@ -93,7 +95,6 @@ def _train(
         labels=config.labels(),
         slices=slicing,
     )
-    check_reads(spec, source, str(recipe_path))
     settings, data = chosen.model_dump(mode="json", exclude={"finetune"}), _data_hash(source)
     identity = hash_json([STAGE_VERSIONS["pretrain"], settings, data, seed])
     folder = root / run.folder

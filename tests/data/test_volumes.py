@@ -108,13 +108,14 @@ def test_contents_do_not_mix_and_families_are_checked(shards, toy_shards, tmp_pa
     with pytest.raises(InputError, match="one content, found vbm: volume, toy: series"):
         open_source([shards, toy_shards])
     assert isinstance(open_source([toy_shards]), Recordings)
-    check_reads(SPEC, open_source([shards]), "recipe")
-    with pytest.raises(InputError, match="recipe: the family reads a series, but the shards of vbm hold volumes"):
-        check_reads(ClipSpec(20), open_source([shards]), "recipe")
-    with pytest.raises(InputError, match="the family reads a volume, but the shards of toy hold series"):
-        check_reads(SPEC, open_source([toy_shards]), "recipe")
-    with pytest.raises(InputError, match="the family reads a image"):
-        check_reads(ImageSpec(), open_source([toy_shards]), "recipe")
+    check_reads(SPEC, [shards], "recipe")
+    check_reads(ImageSpec(), [shards], "recipe")
+    with pytest.raises(InputError, match="recipe: the family reads series, but the shards of vbm hold volumes"):
+        check_reads(ClipSpec(20), [shards], "recipe")
+    with pytest.raises(InputError, match="the family reads volumes, but the shards of toy hold series"):
+        check_reads(SPEC, [toy_shards], "recipe")
+    with pytest.raises(InputError, match="the family reads images"):
+        check_reads(ImageSpec(), [toy_shards], "recipe")
 
 
 def test_labels_are_joined_by_person(shards):
