@@ -38,6 +38,7 @@ rule all:
 include: "rules/report.smk"
 include: "rules/index.smk"
 include: "rules/parcellate.smk"
+include: "rules/volumes.smk"
 include: "rules/shard.smk"
 include: "rules/clips.smk"
 include: "rules/qc.smk"

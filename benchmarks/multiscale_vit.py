@@ -1,4 +1,4 @@
-"""NeuroSSL at its published size: forward passes, stochastic predictions and training steps, or rates on a GPU.
+"""NeuroSSL at its published size: forward passes, stochastic predictions and training steps.
 
     python benchmarks/multiscale_vit.py            # one and two threads on the processor, beside the reference
     python benchmarks/multiscale_vit.py --small    # seconds instead of minutes, for a test of this script
@@ -6,20 +6,16 @@
 The reference figures are of the published code on two busy cores (+-30 %), slices of 224 x 224: images per second of
 the forward pass of 8, seconds of a prediction with 10 stochastic passes and rollout, and of an AdamW step of 8. Ours
 are CPU seconds with one thread, and wall seconds with two. `compact` is the corrected head, `full` the published one;
-both are trained by cross-entropy, `pretrain` is masked images. With a GPU: float32 beside bf16, eager beside compiled,
-memory.
-The last line is JSON.
+both are trained by cross-entropy, `pretrain` is masked images. benchmarks/gpu.py measures a GPU. The last line is JSON.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from tools.timing import Figures, autocast, main, rates, report, seconds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +25,7 @@ from neuropipe.train import optim
 from neuropipe.train.recipe import TrainSettings
 
 REFERENCE_IMAGES_PER_S, REFERENCE_PREDICTION_S, REFERENCE_STEP_S = 3.06, 8.2, (17.7, 23.8)
+FLOOR_S = 34.6e-6  # per slice on an H200: 27.3 GFLOP forward and backward of the encoder
 N_PASSES, BATCH = 10, 8
 GPU_BATCH, SMALL_GPU_BATCH = 256, 4
 SETTINGS = TrainSettings(n_steps=1000, batch_size=BATCH, lr=1e-4)
@@ -48,33 +45,14 @@ def slices(n: int, config: Config, device: torch.device) -> Tensor:
     return torch.rand(n, config.in_channels, *config.img_size, device=device)
 
 
-def seconds(work: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    """Return the median seconds of `work` by `clock`, a device waited for."""
-    work()
-    taken = []
-    for _ in range(repeats):
-        wait()
-        begun = clock()
-        work()
-        wait()
-        taken.append(clock() - begun)
-    return statistics.median(taken)
-
-
-def wait() -> None:
-    """Let a GPU finish."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def stepper(model: nn.Module, loss_of: Callable[[], Tensor], precision: torch.dtype) -> Callable[[], None]:
     """Return a function that makes one AdamW step, forward and backward included."""
     optimizer = optim.build(model, SETTINGS)
-    device = next(model.parameters()).device.type
+    device = next(model.parameters()).device
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, precision, enabled=precision != torch.float32):
+        with autocast(device, precision):
             loss = loss_of()
         loss.backward()
         optimizer.step()
@@ -102,7 +80,7 @@ def pretraining(
     return stepper(model, lambda: loss_of(batch, generator, 0.0)["loss"], precision)
 
 
-def on_processor(small: bool, repeats: int) -> dict[str, float]:
+def on_processor(small: bool, repeats: int) -> Figures:
     """Measure with one thread and with two."""
     found, device = {}, torch.device("cpu")
     for n_threads, clock in ((1, time.process_time), (2, time.perf_counter)):
@@ -112,7 +90,7 @@ def on_processor(small: bool, repeats: int) -> dict[str, float]:
             model = Classifier(config)
             one, eight = slices(1, config, device), slices(BATCH, config, device)
             taken = seconds(lambda m=model, x=eight: m.predict(x), repeats, clock)
-            found[f"{name}_forward_images_per_s"] = BATCH / max(taken, 1e-9)
+            found[f"{name}_forward_images_per_s"] = BATCH / taken
             found[f"{name}_one_pass_s"] = seconds(lambda m=model, x=one: m.predict(x), 3 * repeats, clock)
             found[f"{name}_ten_passes_s"] = seconds(lambda m=model, x=one: m.predict(x, N_PASSES), 3 * repeats, clock)
             found[f"{name}_rollout_s"] = seconds(lambda m=model, x=one: m.rollout(x), repeats, clock)
@@ -124,14 +102,14 @@ def on_processor(small: bool, repeats: int) -> dict[str, float]:
     return found
 
 
-def ratios(found: dict[str, float], small: bool) -> dict[str, float]:
+def ratios(found: dict[str, float], small: bool) -> Figures:
     """Return what the figures are asked to reach; those over the reference, at two threads, at the full size only."""
     made = {}
     for head in ("compact", "full"):
         for n in (1, 2):
             name = f"{head}_{n}_threads"
             one, ten = found[f"{name}_one_pass_s"], found[f"{name}_ten_passes_s"]
-            made[f"{name}_ten_passes_over_one"] = ten / max(one, 1e-9)
+            made[f"{name}_ten_passes_over_one"] = ten / one
         if not small:
             name = f"{head}_2_threads"
             whole = found[f"{name}_ten_passes_s"] + found[f"{name}_rollout_s"]
@@ -140,56 +118,30 @@ def ratios(found: dict[str, float], small: bool) -> dict[str, float]:
             made[f"{name}_step_over_fastest_reference"] = found[f"{name}_step_s"] / REFERENCE_STEP_S[0]
     for n in (1, 2):
         compact, full = (found[f"{head}_{n}_threads_step_s"] for head in ("compact", "full"))
-        made[f"step_compact_over_full_{n}_threads"] = compact / max(full, 1e-9)
+        made[f"step_compact_over_full_{n}_threads"] = compact / full
     return made
 
 
-def on_gpu(small: bool, repeats: int) -> dict[str, float]:
-    """Measure images per second, memory, and what bf16 changes."""
-    device, found = torch.device("cuda"), {}
-    n = SMALL_GPU_BATCH if small else GPU_BATCH
-    config = configs(small)["compact"]
+def on_device(small: bool, repeats: int, device: torch.device) -> Iterator[tuple[str, Figures]]:
+    """Yield the rates of steps and predictions, and what bf16 changes in probabilities."""
+    n, config = SMALL_GPU_BATCH if small else GPU_BATCH, configs(small)["compact"]
     steps = {"pretrain": (pretraining, config)}
-    steps |= {f"supervised_{head}": (supervised, config) for head, config in configs(small).items()}
-    ways = {
-        "float32": (torch.float32, False),
-        "bf16": (torch.bfloat16, False),
-        "bf16_compiled": (torch.bfloat16, True),
-    }
+    steps |= {f"supervised, {head} head": (supervised, config) for head, config in configs(small).items()}
     for what, (make, settings) in steps.items():
-        for way, (precision, compiled) in ways.items():
-            torch.cuda.reset_peak_memory_stats()
-            taken = seconds(make(settings, n, device, precision, compiled), repeats, time.perf_counter)
-            found[f"{what}_{way}_images_per_s"] = n / taken
-            found[f"{what}_{way}_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+
+        def at(precision: torch.dtype, compiled: bool, make=make, settings=settings) -> Callable[[], None]:
+            return make(settings, n, device, precision, compiled)
+
+        yield f"{what}, batch {n}", rates(at, n, repeats, FLOOR_S, device)
     model, images = Classifier(config).to(device), slices(n, config, device)
+    found = {}
     for n_passes in (0, N_PASSES):
-        taken = seconds(lambda k=n_passes: model.predict(images, k), repeats, time.perf_counter)
-        found[f"predict_{n_passes}_passes_images_per_s"] = n / taken
+        found[f"{n_passes}_passes_samples_per_s"] = n / seconds(lambda k=n_passes: model.predict(images, k), repeats)
     exact = model.predict(images).raw
-    with torch.autocast("cuda", torch.bfloat16):
+    with autocast(device, torch.bfloat16):
         found["bf16_largest_change_of_probability"] = (model.predict(images).raw - exact).abs().max().item()
-    report(found)
-    return found
-
-
-def report(found: dict[str, float]) -> None:
-    """Print one figure a line."""
-    for name, value in found.items():
-        print(f"{name:<48}{value:.4g}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a small model, to test the script")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--cpu", action="store_true", help="measure on the processor even where there is a GPU")
-    chosen = parser.parse_args()
-    torch.manual_seed(0)
-    gpu = torch.cuda.is_available() and not chosen.cpu
-    print("device:", torch.cuda.get_device_name() if gpu else "processor")
-    print(json.dumps((on_gpu if gpu else on_processor)(chosen.small, chosen.repeats)))
+    yield "prediction", found
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, on_processor)

@@ -275,13 +275,17 @@ def _check_transforms(study: configuration.StudyConfig) -> list[Check]:
 
     sources = {atlases.space_of(spec) for spec in study.atlases}
     default = atlases.common_space(study.atlases, warp=True)
-    selected = [d.select.get("space", default) for d in study.datasets.values() if d.kind == "fmriprep"]
+    selected = [d.select.get("space", default) for d in study.datasets.values() if _is_bold(d)]
     targets = {space for chosen in selected for space in (chosen if isinstance(chosen, list) else [chosen])}
     pairs = sorted((source, target) for source in sources for target in targets if source != target)
     return [
         _attempt(f"transform {catalogue.transform_name(*pair)}", lambda pair=pair: str(Warp().find(*pair)[0]))
         for pair in pairs
     ]
+
+
+def _is_bold(dataset: configuration.Dataset) -> bool:
+    return dataset.kind == "fmriprep" and dataset.stage == "parcellate"
 
 
 def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
@@ -318,7 +322,7 @@ def _runs(study: configuration.StudyConfig, name: str, path: Path, people: pd.Da
     from neuropipe.signals.atlases import common_space
 
     dataset = study.datasets[name]
-    if dataset.ready_made:
+    if dataset.ready_made or dataset.stage == "volumes":
         found = doors.find(dataset, name, path, people)
     else:
         ids, space = set(people["participant_id"]), common_space(study.atlases, study.warp)

@@ -70,10 +70,23 @@ class Graph:
         their own: what they say must not rerun anything but clips.
         """
         section = self.config.datasets[dataset].model_copy(update={"events": None})
-        if section.ready_made:
+        if section.content == "volume":  # whose grid the index checks
+            grid = self.config.volumes.model_dump(include={"voxel_mm", "crop", "size"})
+            return self.params("index", section, grid)
+        if section.stage == "volumes" or section.ready_made:
             return self.params("index", section)
         spaces = [atlas if isinstance(atlas, str) else {"space": atlas.space} for atlas in self.config.atlases]
         return self.params("index", section, spaces, self.config.warp)
+
+    def volumes_params(self, dataset: str) -> str:
+        """Return what the maps or slices of a dataset depend on beside their manifest."""
+        config, section = self.config, self.config.datasets[dataset]
+        exclude = config.exclude.model_dump(include={"max_iqr_grade", "min_region_coverage", "runs"})
+        own = (config.volumes, exclude, section.map, section.space)
+        if section.content == "image":
+            return self.params("volumes", *own)
+        atlases = [a if isinstance(a, str) else a.model_dump() for a in config.atlases]
+        return self.params("volumes", *own, atlases, config.warp)
 
     def chunks(self, dataset: str) -> list[str]:
         """Return the two-digit chunk labels of a dataset."""

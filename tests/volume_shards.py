@@ -47,7 +47,7 @@ def write_volume_shards(
     manifest.write_parquet(folder / "manifest.parquet", manifest.from_rows(rows))
     if content == "volume":
         shape = next(iter(maps.values())).shape
-        write_json(folder / "grid.json", Grid(space, shape, affine).describe())
+        write_json(folder / "grid.json", Grid(space, shape, affine).as_json())
     study.participants(dataset).parent.mkdir(parents=True)
     people.to_csv(study.participants(dataset), sep="\t", index=False, na_rep="n/a")
     return Shards(folder)

@@ -6,6 +6,7 @@ A door is a module with
     read(root, row) -> Ready        one run of the manifest
 
 `series` (tables and banks), `xcpd`, `giga` (giga_connectome), `tars` and `hdf5`, which also asks for the atlases.
+Maps of anatomy and slices have their own: `anatomy`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from neuropipe.bids import entities, giga, hdf5, participants, series, tars, xcpd, xcpd_atlas
+from neuropipe.bids import (
+    anatomy,
+    entities,
+    giga,
+    hdf5,
+    images,
+    openbhb,
+    participants,
+    series,
+    tars,
+    xcpd,
+    xcpd_atlas,
+    yaware_layout,
+)
 from neuropipe.bids.index import Found
 from neuropipe.bids.ready import Ready, Search
 from neuropipe.config import Dataset, expand
@@ -25,7 +39,7 @@ from neuropipe.signals.regions import Regions
 
 DOORS = {"series": series, "xcpd": xcpd, "giga_connectome": giga, "tars": tars, "hdf5": hdf5}
 # What these hold says itself whose it is.
-NAMES_ITS_PEOPLE = ("tars", "hdf5")
+NAMES_ITS_PEOPLE = ("tars", "hdf5", "yaware", "openbhb", "images")
 
 
 def people(section: Dataset) -> tuple[pd.DataFrame, Path | None]:
@@ -45,16 +59,33 @@ def people(section: Dataset) -> tuple[pd.DataFrame, Path | None]:
     if section.participants:
         table = Path(expand(section.participants))
     elif section.kind not in NAMES_ITS_PEOPLE:
-        table = participants.find(series.data_root(path))
+        table = participants.find(data_root(section))
     else:
-        table = series.data_root(path) / "participants.tsv"
+        table = data_root(section) / "participants.tsv"
         if not table.is_file():
-            return tars.people(path, section.select) if section.kind == "tars" else hdf5.people(path), None
+            return _own_people(section, path), None
     return participants.load(table), table
 
 
+def _own_people(section: Dataset, path: Path) -> pd.DataFrame:
+    """Return the people that data name themselves."""
+    if section.kind == "tars":
+        return tars.people(path, section.select)
+    if section.kind == "images":
+        return images.people(path, section)
+    return {"hdf5": hdf5, "yaware": yaware_layout, "openbhb": openbhb}[section.kind].people(path)
+
+
+def data_root(section: Dataset) -> Path:
+    """Return the folder that paths of a dataset's manifest start from."""
+    path = Path(expand(section.path))
+    return anatomy.data_root(path) if section.stage == "volumes" else series.data_root(path)
+
+
 def find(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Found:
-    """Find the runs of a dataset of ready-made series."""
+    """Find the runs of a dataset of ready-made series, or of anatomy."""
+    if section.stage == "volumes":
+        return anatomy.find(section, dataset, path, people)
     select = entities.normalise_select(section.select)
     if section.kind == "xcpd":
         select["segmentation"] = _xcpd_atlas(section)
@@ -83,7 +114,7 @@ def regions(section: Dataset) -> Regions:
     AtlasError
         Nothing says it.
     """
-    root = series.data_root(Path(expand(section.path)))
+    root = data_root(section)
     if section.regions is None and section.kind == "xcpd":
         return xcpd_atlas.regions(root, section.atlas_ids[0], _xcpd_atlas(section))
     if section.regions is None and not section.atlas_ids and section.kind in NAMES_ITS_PEOPLE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,11 @@ OLD_MIDDLES = ("bold", "T1w")
 # How filter files of fMRIPrep and XCP-D write pybids' queries.
 QUERIES = {"Query.NONE": None, "Query.ANY": "*", "Query.REQUIRED": "*"}
 DATATYPES = ("anat", "func", "fmap", "dwi", "perf")
+
+
+def composed(text: str) -> str:
+    """Return text in Unicode's composed form: macOS writes an accent of a file name as a letter of its own."""
+    return unicodedata.normalize("NFC", text)
 
 
 def parse(path: str) -> dict[str, str]:
@@ -109,10 +115,10 @@ def hemispheres(image: str) -> tuple[str, ...]:
     return image, f"{folder}{slash}{name.replace('hemi-L', 'hemi-R')}"
 
 
-def normalise_select(select: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a selection with pybids' entity names; the bids-filter-file form gives its ``bold`` part."""
+def normalise_select(select: Mapping[str, Any], part: str = "bold") -> dict[str, Any]:
+    """Return a selection with pybids' entity names; the bids-filter-file form gives one `part` (``bold``, ``t1w``)."""
     if any(isinstance(value, Mapping) for value in select.values()):
-        select = select.get("bold", {})
+        select = select.get(part, {})
     named = {LONG.get(key, key): value for key, value in select.items()}
     as_lists = {key: value if isinstance(value, list) else [value] for key, value in named.items()}
     wanted = {key: [QUERIES.get(str(one), one) for one in values] for key, values in as_lists.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,9 +93,9 @@ def find(
         wanted = {"space": space} | wanted
     found, sidecars, alike = Found(), Sidecars(root), participants.alike(people)
     for subject in subjects(sidecars.tree, dataset):
-        if not _wants_subject(subject, wanted):
+        if not wants_subject(subject, wanted):
             continue
-        person_id = _composed(subject)
+        person_id = entities.composed(subject)
         person = _find_person(sidecars, dataset, subject, wanted)
         found.excluded += person.excluded
         for row in person.runs:
@@ -108,32 +107,34 @@ def find(
     return found
 
 
-def _composed(text: str) -> str:
-    """Return text in Unicode's composed form: macOS writes an accent of a file name as a letter of its own."""
-    return unicodedata.normalize("NFC", text)
-
-
-def _wants_subject(folder: str, wanted: Mapping[str, Any]) -> bool:
+def wants_subject(folder: str, wanted: Mapping[str, Any]) -> bool:
+    """Return whether a selection leaves the subject of a folder in."""
     select = {"subject": wanted["subject"]} if "subject" in wanted else {}
-    return entities.matches({"subject": _composed(folder).removeprefix("sub-")}, select)
+    return entities.matches({"subject": entities.composed(folder).removeprefix("sub-")}, select)
 
 
-def _describe(wanted: Mapping[str, Any]) -> str:
+def describe(wanted: Mapping[str, Any]) -> str:
+    """Return a selection in words."""
     return ", ".join(f"{key} {value}" for key, value in wanted.items()) or "any kind"
+
+
+def unreadable(error: OSError, dataset: str, subject: str) -> dict[str, str]:
+    """Return the row of a subject whose folder cannot be listed."""
+    reason = "not fetched" if isinstance(error, FileNotFoundError) else "not readable"
+    detail = f"{error.filename}: {error.strerror}; fetch the folder, or change its permissions"
+    return exclusion("index", dataset, entities.composed(subject), "n/a", subject, reason, detail)
 
 
 def _find_person(sidecars: Sidecars, dataset: str, subject: str, wanted: Mapping[str, Any]) -> Found:
     """Return the runs of one subject; one without any is left out as a whole."""
-    person, runs, person_id = Found(), defaultdict(list), _composed(subject)
+    person, runs, person_id = Found(), defaultdict(list), entities.composed(subject)
     try:
         for folder in folders_of(sidecars.tree, subject):
-            for file in _files(folder):
+            for file in files_of(folder):
                 runs[file.key].append(file)
         _find_runs(sidecars, runs, dataset, person_id, wanted, person)
     except OSError as error:
-        reason = "not fetched" if isinstance(error, FileNotFoundError) else "not readable"
-        detail = f"{error.filename}: {error.strerror}; fetch the folder, or change its permissions"
-        person.excluded.append(exclusion("index", dataset, person_id, "n/a", subject, reason, detail))
+        person.excluded.append(unreadable(error, dataset, subject))
     if not person.runs and not person.excluded:
         suffix = wanted.get("suffix", "bold")
         seen = [file.name for files in runs.values() for file in files if file.said["suffix"] == suffix]
@@ -141,7 +142,7 @@ def _find_person(sidecars: Sidecars, dataset: str, subject: str, wanted: Mapping
         derived = any(part in name for name in seen for part in ("_desc-", "_space-"))
         raw = " (raw images: name the derivatives)" if seen and not derived else ""
         what = "surface series" if surface.wants(wanted) else "*_desc-preproc_bold image"
-        detail = f"no {what} of {_describe(wanted)} in {subject}{others}{raw}; correct select"
+        detail = f"no {what} of {describe(wanted)} in {subject}{others}{raw}; correct select"
         person.excluded.append(
             exclusion("index", dataset, person_id, "n/a", subject, "no matching run", f"{detail}, or leave it")
         )
@@ -151,13 +152,13 @@ def _find_person(sidecars: Sidecars, dataset: str, subject: str, wanted: Mapping
 # --- files --------------------------------------------------------------------------------------
 
 
-def _files(folder: Folder) -> list[File]:
+def files_of(folder: Folder, datatype: str = "func") -> list[File]:
     """Return the images and tables of a folder with what their names say."""
     files = []
     for name in folder.names:
         if name.endswith((*IMAGE_EXTENSIONS, ".func.gii", ".tsv")):
-            pairs, suffix, extension = entities.split_name(_composed(name))
-            said = entities.with_long_names(pairs) | {"suffix": suffix, "extension": extension, "datatype": "func"}
+            pairs, suffix, extension = entities.split_name(entities.composed(name))
+            said = entities.with_long_names(pairs) | {"suffix": suffix, "extension": extension, "datatype": datatype}
             files.append(File(f"{folder.path}/{name}", said, entities.key_of(pairs)))
     return files
 
@@ -172,7 +173,7 @@ def _find_runs(
         fitting = [file for file in candidates if entities.matches(file.said, wanted)]
         try:
             if candidates:
-                found.runs.append(_run(sidecars, runs, _one_of(fitting, candidates, wanted), person_id))
+                found.runs.append(_run(sidecars, runs, one_of(fitting, candidates, wanted), person_id))
         except RunExcluded as reason:
             for file in fitting or candidates:
                 where = (dataset, person_id, file.run_id, file.path)
@@ -188,13 +189,13 @@ def _candidates(files: Sequence[File], wanted: Mapping[str, Any]) -> list[File]:
     return [file for file in images if entities.matches(file.said, elsewhere)]
 
 
-def _one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping[str, Any]) -> File:
+def one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping[str, Any]) -> File:
     """Return the one image of a run that `wanted` leaves."""
     if not fitting:
         spaces = sorted({file.said.get("space", "native") for file in candidates})
         raise RunExcluded(
             "wrong space",
-            f"expected {_describe({key: wanted[key] for key in (*GRID, 'den') if key in wanted})}, found "
+            f"expected {describe({key: wanted[key] for key in (*GRID, 'den') if key in wanted})}, found "
             f"{', '.join(file.name for file in candidates)} (space {', '.join(spaces)}); choose an atlas in that "
             "space, select that space and set warp: true, or run fMRIPrep with --output-spaces for the atlas",
         )
@@ -209,7 +210,7 @@ def _one_of(fitting: Sequence[File], candidates: Sequence[File], wanted: Mapping
 def _run(sidecars: Sidecars, runs: Runs, image: File, person_id: str) -> dict[str, str]:
     """Return the manifest row of one image; raise `RunExcluded` where something that belongs to it is missing."""
     root, said = sidecars.tree.root, image.said
-    _check_place(image)
+    check_place(image)
     on_surface = entities.on_surface(image.name)
     images = surface.images(image, runs[image.key]) if on_surface else [image.path]
     mask = "n/a" if on_surface else _mask_of(image, runs).path
@@ -238,16 +239,16 @@ def _run(sidecars: Sidecars, runs: Runs, image: File, person_id: str) -> dict[st
         raise RunExcluded("not readable", f"{error.filename} may not be read; change its permissions") from error
 
 
-def _check_place(image: File) -> None:
+def check_place(image: File) -> None:
     """Refuse an image that lies in another person's or session's folder: whose it is cannot be known."""
-    folders = _composed(image.path).split("/")[:-2]  # without func and the name
+    folders = entities.composed(image.path).split("/")[:-2]  # without func and the name
     levels = (("sub", "subject"), ("ses", "session"))
     named = [f"{short}-{image.said[level]}" for short, level in levels if level in image.said]
     if folders not in (named, named[:1]):
         raise RunExcluded("misplaced file", f"{image.name} lies in {'/'.join(folders)}; move or rename it")
 
 
-def _of_same_run(image: File, runs: Runs, **said: str) -> list[File]:
+def of_same_run(image: File, runs: Runs, **said: str) -> list[File]:
     """Return the files of an image's run that say `said`; those of the whole run belong to each of its echoes."""
     whole = re.sub(r"_echo-[^_]+", "", image.key)
     for key in (image.key, whole):
@@ -260,7 +261,7 @@ def _of_same_run(image: File, runs: Runs, **said: str) -> list[File]:
 def _mask_of(image: File, runs: Runs) -> File:
     """Return the brain mask of the same run on the same grid."""
     grid = [image.said.get(key) for key in GRID]
-    masks = _of_same_run(image, runs, desc="brain", suffix="mask")
+    masks = of_same_run(image, runs, desc="brain", suffix="mask")
     fitting = [file for file in masks if [file.said.get(key) for key in GRID] == grid]
     if len(fitting) != 1:
         found = ", ".join(file.name for file in fitting) or "none"
@@ -273,7 +274,7 @@ def _mask_of(image: File, runs: Runs) -> File:
 
 def _confounds_of(image: File, runs: Runs) -> File:
     for suffix in CONFOUNDS:
-        tables = _of_same_run(image, runs, desc="confounds", suffix=suffix, extension=".tsv")
+        tables = of_same_run(image, runs, desc="confounds", suffix=suffix, extension=".tsv")
         if tables:
             return tables[0]
     raise RunExcluded(

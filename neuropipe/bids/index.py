@@ -83,7 +83,7 @@ def to_tsv(rows: Iterable[Mapping[str, str]], columns: list[str]) -> str:
     return table.to_csv(sep="\t", index=False, lineterminator="\n")
 
 
-def read_tsv(path: str | Path) -> pd.DataFrame:
+def read_tsv(path: str | Path, separator: str = "\t") -> pd.DataFrame:
     """Read a manifest or another table as text: ``0001`` stays ``0001`` and ``n/a`` stays ``n/a``.
 
     Raises
@@ -101,9 +101,10 @@ def read_tsv(path: str | Path) -> pd.DataFrame:
     if not text.strip():
         raise InputError(f"{path} is empty; expected a tab-separated table with a header line.")
     try:
-        return pd.read_csv(StringIO(text), sep="\t", dtype=str, keep_default_na=False, skipinitialspace=False)
+        return pd.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=False)
     except pd.errors.ParserError as error:
-        raise InputError(f"{path} is not a tab-separated table: {error}.") from error
+        kind = "tab" if separator == "\t" else "comma"
+        raise InputError(f"{path} is not a {kind}-separated table: {error}.") from error
 
 
 def summary(excluded: list[dict[str, str]], limit: int = 5) -> str:

@@ -128,14 +128,18 @@ def manifest_row(
     person: Mapping[str, str], n_chunks: int, run_id: str, image: str, t_r: float, n_volumes: int
 ) -> dict[str, str]:
     """Return the manifest row of one run, without its fingerprint."""
+    timing = {"t_r": repr(t_r), "n_volumes": str(n_volumes)}
+    return identity(person, n_chunks, run_id, image) | timing
+
+
+def identity(person: Mapping[str, str], n_chunks: int, run_id: str, image: str) -> dict[str, str]:
+    """Return what the manifest says of any run: whose it is, what it is called and where it lies."""
     subject = person["participant_id"].removeprefix("sub-")
     return {
         "run_id": run_id,
         "chunk": f"{chunk_of(subject, n_chunks):02d}",
         "participant_id": person["participant_id"],
         "subject": subject,
-        "t_r": repr(t_r),
-        "n_volumes": str(n_volumes),
         "image": image,
     }
 

@@ -98,13 +98,13 @@ def functional_folders(root: Path) -> Iterator[tuple[str, list[Folder]]]:
             yield subject, list(folders_of(tree, subject))
 
 
-def folders_of(tree: Tree, subject: str) -> Iterator[Folder]:
-    """Yield the ``func`` folders of a subject and of its sessions; nothing else of the tree is entered."""
+def folders_of(tree: Tree, subject: str, datatype: str = "func") -> Iterator[Folder]:
+    """Yield the folders of one datatype of a subject and of its sessions; nothing else of the tree is entered."""
     top = tree.folder(subject)
     levels = [top, *(tree.folder(f"{subject}/{name}") for name in top.folders if name.startswith("ses-"))]
     for level in levels:
-        if "func" in level.folders:
-            yield tree.folder(f"{level.path}/func")
+        if datatype in level.folders:
+            yield tree.folder(f"{level.path}/{datatype}")
 
 
 def check_fetched(path: str | Path) -> None:

@@ -120,9 +120,12 @@ class Dataset(Section):
             raise ValueError(f"map is for anatomy ({', '.join(ANATOMY)}, fmriprep), not for {self.kind}")
         if self.table is not None and self.kind != "images":
             raise ValueError(f"table is for kind images, not for {self.kind}")
-        if self.space is not None and self.content != "volume":
+        if self.kind == "openbhb" and self.map not in (None, "gm"):
+            raise ValueError(f"OpenBHB's maps are of grey matter; write map: gm, found {self.map}")
+        if self.space is not None and (self.content != "volume" or self.kind == "fmriprep"):
             raise ValueError(
-                f"space is for maps of anatomy, not for {self.kind}; select: {{space: ...}} chooses images"
+                f"space is for maps whose names do not say it ({', '.join(ANATOMY)}), not for {self.kind}; "
+                "select: {space: ...} chooses images"
             )
         if self.content != "series" and self.events is not None:
             raise ValueError(f"events label windows of series; a dataset of kind {self.kind} has none")

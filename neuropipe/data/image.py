@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,28 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neuropipe.errors import InputError
+from neuropipe.volumes import pictures
 
 EPS = 1e-8  # added to the standard deviation
 FOREGROUND_SHARE = 0.05  # of the range of an image: what is brighter than this above its darkest pixel is no background
 
 
 def read(source: Path | bytes) -> Tensor:
-    """Return the brightness of an image file, float32 (row, column), at its own depth.
-
-    Colours become luma, palettes are looked up, alpha is dropped; 16- and 32-bit greys keep their values.
-
-    Raises
-    ------
-    InputError
-        The file is no image, holds several, or has values that are not finite.
-    """
-    image = _open(source)
-    deep = image.mode.startswith(("I", "F"))
-    values = np.array(image if deep else image.convert("L"), dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise InputError(f"{_name(source)} has pixels that are not finite; expected numbers everywhere.")
-    return torch.from_numpy(values)
+    """Return the brightness of an image file, float32 (row, column); see `pictures.read`."""
+    return torch.from_numpy(pictures.read(source))
 
 
 def read_published(source: Path | bytes, shape: tuple[int, int]) -> Tensor:
@@ -42,26 +28,8 @@ def read_published(source: Path | bytes, shape: tuple[int, int]) -> Tensor:
     """
     from PIL import Image
 
-    image = _open(source).convert("L").resize(shape[::-1], Image.Resampling.BILINEAR)
+    image = pictures.decoded(source).convert("L").resize(shape[::-1], Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image))
-
-
-def _open(source: Path | bytes):
-    """Return a decoded Pillow image."""
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-        image.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        raise InputError(f"{_name(source)} cannot be read as an image: {error}. Expected PNG, JPEG or TIFF.") from error
-    if getattr(image, "n_frames", 1) > 1:
-        raise InputError(f"{_name(source)} holds {image.n_frames} images; expected one slice per file.")
-    return image
-
-
-def _name(source: Path | bytes) -> str:
-    return f"An image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
 
 
 def fit(image: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from neuropipe.errors import InputError
 from neuropipe.splits.people import People
 
 MAX_CORRELATION = 1 - 1e-6  # Fisher's z of a perfect correlation would be infinite
-SCAN_MEASURES = ("mean_fd", "n_timepoints", "duration_s")
+SCAN_MEASURES = ("mean_fd", "n_timepoints", "duration_s", "tiv_ml")
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,7 @@ class Saved:
     @property
     def grid(self) -> Grid | None:
         """Where the voxels lay that it learned from, where that is known."""
-        return Grid.of(self.about["grid"]) if self.about.get("grid") else None
+        return Grid.from_json(self.about["grid"]) if self.about.get("grid") else None
 
     @property
     def slicing(self) -> Slicing | None:

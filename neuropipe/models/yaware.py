@@ -156,6 +156,22 @@ def halve(x: Tensor) -> Tensor:
     return planes[:, : 2 * n].unflatten(1, (n, 2)).mean(2).transpose(1, 2)
 
 
+def first_convolution(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolve volumes (batch, channel, x, y, z) with kernels of 7^3, stride 2 and padding 3.
+
+    A GPU multiplies matrices in pieces of eight channels and has nothing to multiply where there is one. There the
+    eight voxels of every 2^3 cell become channels: the same sums, as a convolution of 4^3 without stride.
+    """
+    if not x.is_cuda:
+        return F.conv3d(x.contiguous(memory_format=torch.channels_last_3d), weight, stride=2, padding=3)
+    pad = [edge for n in reversed(x.shape[2:]) for edge in (3, 2 * ((n + 1) // 2) + 3 - n)]
+    cells = F.pad(x, pad).unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).unflatten(6, (-1, 2))
+    cells = cells.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).permute(0, 4, 1, 2, 3)  # channels last in memory
+    kernel = F.pad(weight, [0, 1] * 3).unflatten(2, (4, 2)).unflatten(4, (4, 2)).unflatten(6, (4, 2))
+    kernel = kernel.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
+    return F.conv3d(cells, kernel.contiguous(memory_format=torch.channels_last_3d))
+
+
 def norm_relu(norm: nn.BatchNorm3d, x: Tensor) -> Tensor:
     """Apply a batch norm, then ReLU in place of its result."""
     return F.relu(norm(x), inplace=True)
@@ -224,7 +240,7 @@ class DenseNet(nn.Module):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Map volumes (batch, in_channels, x, y, z) to the last map (batch, n_features, ...), before its ReLU."""
         check_size(x, self.smallest, 1)
-        x = norm_relu(self.norm0, self.conv0(x.contiguous(memory_format=torch.channels_last_3d)))
+        x = norm_relu(self.norm0, first_convolution(x, self.conv0.weight))
         x = F.max_pool3d(x, 3, stride=2, padding=1)
         for b, block in enumerate(self.blocks):
             if b > 0:

@@ -20,36 +20,47 @@ from neuropipe.signals.regions import Regions
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie: template space, shape (x, y, z) and affine (4, 4) in mm, RAS+."""
+    """Where voxels lie: template space, shape (x, y, z) and affine (4, 4) in mm, RAS+; None where it is not known."""
 
-    space: str
+    space: str | None
     shape: tuple[int, int, int]
-    affine: np.ndarray
+    affine: np.ndarray | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``grid.json`` and sidecars hold."""
+        affine = None if self.affine is None else np.asarray(self.affine).round(6).tolist()
+        return {"space": self.space, "shape": list(self.shape), "affine": affine}
 
     @classmethod
-    def of(cls, about: dict[str, Any]) -> Grid:
-        """Return the grid that `describe` described."""
-        return cls(str(about["space"]), tuple(about["shape"]), np.array(about["affine"], dtype=float))
-
-    def describe(self) -> dict[str, Any]:
-        """Return the grid as JSON holds it."""
-        return {"space": self.space, "shape": list(self.shape), "affine": np.asarray(self.affine).tolist()}
+    def from_json(cls, about: dict[str, Any]) -> Grid:
+        """Return what `as_json` wrote."""
+        affine = None if about["affine"] is None else np.array(about["affine"], dtype=float)
+        return cls(about["space"], tuple(about["shape"]), affine)
 
     @property
-    def voxel_mm(self) -> tuple[float, float, float]:
+    def voxel_mm(self) -> tuple[float, float, float] | None:
         """Edges of a voxel along x, y and z, in mm."""
+        if self.affine is None:
+            return None
         return tuple(float(edge) for edge in np.linalg.norm(np.asarray(self.affine)[:3, :3], axis=0))
 
     def check_same(self, other: Grid, what: str) -> None:
-        """Raise where the voxels of `other` do not lie where these lie (a hundredth of a mm is let pass)."""
-        near = np.allclose(self.affine, other.affine, atol=0.01)
-        if self.space != other.space or tuple(self.shape) != tuple(other.shape) or not near:
+        """Raise where the voxels of `other` do not lie where these lie (a hundredth of a mm is let pass).
+
+        A grid without an affine is compared by its shape.
+        """
+        unknown = self.affine is None or other.affine is None
+        near = unknown or np.allclose(self.affine, other.affine, atol=0.01)
+        elsewhere = None not in (self.space, other.space) and self.space != other.space
+        if elsewhere or tuple(self.shape) != tuple(other.shape) or not near:
             raise InputError(
                 f"{what}: expected voxels of {self}, found {other}. Prepare the data with the same `volumes:` section "
                 "and in the same space."
             )
 
     def __str__(self) -> str:
+        if self.voxel_mm is None:
+            return f"{self.space or 'an unknown space'}, {'x'.join(map(str, self.shape))} voxels"
         edges, first = ("x".join(f"{v:g}" for v in np.round(values, 3)) for values in (self.voxel_mm, self.shape))
         corner = ", ".join(f"{v:g}" for v in np.round(np.asarray(self.affine)[:3, 3], 2))
         return f"{self.space}, {first} voxels of {edges} mm, the first at ({corner}) mm"
@@ -65,10 +76,16 @@ class Shards:
     participants : path, optional
         tsv of the dataset's people; default ``results/<study>/index/<dataset>/participants.tsv``.
         Labels are joined when data are read and never enter a shard.
+    manifest : DataFrame, optional
+        The manifest, where it is not written yet.
     """
 
-    def __init__(self, folder: str | Path, participants: str | Path | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, participants: str | Path | None = None, manifest: pd.DataFrame | None = None
+    ) -> None:
         self.folder = Path(folder)
+        if manifest is not None:
+            self.manifest = manifest
         self.dataset = self.folder.name
         self._participants = participants or Study(self.folder.parent.parent).participants(self.dataset)
 
@@ -126,7 +143,7 @@ class Shards:
     @cached_property
     def grid(self) -> Grid:
         """Where the voxels of volumes lie: their space, shape and affine (mm, RAS+)."""
-        return Grid.of(read_json(self.folder / "grid.json"))
+        return Grid.from_json(read_json(self.folder / "grid.json"))
 
     @cached_property
     def regional(self) -> pd.DataFrame:

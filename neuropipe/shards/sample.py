@@ -37,6 +37,7 @@ MANIFEST_COLUMNS = {
     "run_id": "string",
     "t_r": "float64",  # s
     "mean_fd": "float64",  # mm
+    "tiv_ml": "float64",  # mL, total intracranial volume; of maps whose source states it
 }
 
 CLIP_COLUMNS = {

@@ -44,6 +44,7 @@ def _row(sample: Sample, shard: str, offsets: dict[str, int]) -> dict[str, Any]:
         "censored": list(facts.get("censored", [])),
         **{name: facts.get(name) for name in ("dataset", "participant_id", "session", "task", "run", "run_id", "t_r")},
         "mean_fd": facts.get("quality", {}).get("mean_fd_mm"),
+        "tiv_ml": facts.get("quality", {}).get("tiv_ml"),
     }
 
 

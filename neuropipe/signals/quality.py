@@ -187,6 +187,7 @@ RULES = (
     Rule("min_tsnr", "tsnr_median", "low tSNR", "median over regions, before cleaning"),
     Rule("max_dvars_percent", "dvars_after_percent", "DVARS", "percent, after cleaning"),
     Rule("min_variance_retained", "variance_retained_median", "over-fitted", "share of the pass-band's variance left"),
+    Rule("max_iqr_grade", "iqr_grade", "image quality", "CAT12's grade (1 excellent, 6 unacceptable)"),
     Rule("max_edge_motion", "edge_motion_after", "edges follow motion", "mean absolute correlation, after cleaning"),
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pandas as pd
 
 from neuropipe.errors import InputError
 from neuropipe.locks import lock
-from neuropipe.paths import Study
+from neuropipe.paths import Study, atomic
 from neuropipe.provenance import describe, read_json, sha256, write_json
 from neuropipe.shards import manifest
+from neuropipe.shards.read import Grid, Shards
 from neuropipe.signals.regions import Regions
+from neuropipe.volumes.group import combine, likeness
 
 log = logging.getLogger("neuropipe")
 
@@ -27,18 +30,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="manifest.parquet in shards/<dataset>")
 
 
+OF_A_SAMPLE = {"series": ["t_r", "n_timepoints"], "volume": ["session"], "image": ["session"]}
+
+
 def _quality(receipts: list[dict[str, Any]], table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per recording with everything parcellate measured."""
+    """Return one row per sample with everything that its stage measured."""
     measured = pd.DataFrame([row for receipt in receipts for row in receipt["quality"]])
-    return table[["run_id", "participant_id", "t_r", "n_timepoints"]].merge(measured, on="run_id", how="left")
+    own = table[["run_id", "participant_id", *OF_A_SAMPLE[table["content"].iloc[0]]]]
+    return own.merge(measured, on="run_id", how="left")
 
 
-def _coverage(receipts: list[dict[str, Any]], regions: Regions, n_recordings: int) -> pd.DataFrame:
-    """Return the region table with each region's mean coverage and the share of recordings that miss it."""
+def _coverage(receipts: list[dict[str, Any]], regions: Regions, n_samples: int) -> pd.DataFrame:
+    """Return the region table with each region's mean coverage and the share of samples that miss it."""
     filled = [receipt["regions"] for receipt in receipts if receipt["samples"]]
     coverage = np.sum([np.array(part["coverage_sum"], dtype=float) for part in filled], axis=0)
     missing = np.sum([part["missing"] for part in filled], axis=0)
-    return regions.table.assign(mean_coverage=coverage / n_recordings, share_missing=missing / n_recordings)
+    return regions.table.assign(mean_coverage=coverage / n_samples, share_missing=missing / n_samples)
+
+
+# --- maps ---------------------------------------------------------------------------------------
+
+
+def _grid(receipts: list[dict[str, Any]], dataset: str) -> dict[str, Any]:
+    """Return the one grid of a dataset's maps."""
+    grids = [grid for receipt in receipts for grid in receipt["grids"]]
+    first = Grid.from_json(grids[0])
+    for grid in map(Grid.from_json, grids[1:]):
+        unlike = grid.space != first.space or grid.shape != first.shape
+        if unlike or (first.affine is not None and not np.allclose(grid.affine, first.affine, atol=0.01)):
+            raise InputError(
+                f"The maps of {dataset} lie on several grids: {first.as_json()} and {grid.as_json()}. Run `neuropipe "
+                "index` again, which leaves out those that are not on the grid of most, and then `neuropipe volumes`."
+            )
+    return grids[0]
+
+
+def _regional(receipts: list[dict[str, Any]], table: pd.DataFrame, regions: Regions) -> pd.DataFrame:
+    """Return regional volumes in mL: ``key`` and a column ``<atlas>:<label>`` per region, in the manifest's order."""
+    volumes = {key: row for receipt in receipts for key, row in receipt["regions"].get("volume_ml", {}).items()}
+    names = [f"{row.atlas}:{row.label}" for row in regions.table.itertuples()]
+    values = np.array([volumes[key] for key in table["key"]] if names else [], dtype=float)
+    columns = pd.DataFrame(values.reshape(len(table), len(names)), columns=names)
+    return pd.concat([table[["key"]], columns], axis=1)
+
+
+def _group(output: Path, table: pd.DataFrame, measured: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Write the mean map and the group mask; return the quality table with each map's likeness to them."""
+    shards = Shards(output.parent, manifest=table)
+    thresholds = measured["mask_threshold"].to_numpy(float)
+
+    def maps() -> Iterator[np.ndarray]:
+        return (shards.values(i) for i in range(len(table)))
+
+    group = combine(maps, thresholds)
+    with atomic(path) as temporary:
+        np.savez(temporary, mean=group.mean, mask=group.mask)
+    return measured.assign(**likeness(maps, thresholds, group))
 
 
 def run(*, dataset: str, receipts: list[Path], output: Path) -> None:
@@ -63,12 +110,17 @@ def run(*, dataset: str, receipts: list[Path], output: Path) -> None:
     regions = Regions.read(study.derivatives(dataset) / "regions.tsv")
     with lock(output.parent / ".lock-manifest"):
         regions.write(output.parent / "regions.tsv")
-        manifest.write_parquet(study.qc(dataset) / "runs.parquet", _quality(read, table))
+        measured = _quality(read, table)
+        if table["content"].iloc[0] == "volume":
+            write_json(output.parent / "grid.json", _grid(read, dataset))
+            manifest.write_parquet(output.parent / "regional.parquet", _regional(read, table, regions))
+            measured = _group(output, table, measured, study.qc(dataset) / "group.npz")
+        manifest.write_parquet(study.qc(dataset) / "runs.parquet", measured)
         manifest.write_parquet(study.qc(dataset) / "regions.parquet", _coverage(read, regions, len(table)))
         inputs = {str(path.relative_to(study.root)): sha256(path) for path in receipts}
-        about = {"RegionOrderHash": regions.order_hash, "Atlases": regions.atlases, "Recordings": len(table)}
+        about = {"RegionOrderHash": regions.order_hash, "Atlases": regions.atlases, "Samples": len(table)}
         write_json(
             output.with_suffix(".json"), describe("collect", inputs=inputs, packages=("pandas", "pyarrow"), **about)
         )
         manifest.write_parquet(output, table)
-    log.info("collect %s: %d recordings of %d people", dataset, len(table), table["participant_id"].nunique())
+    log.info("collect %s: %d samples of %d people", dataset, len(table), table["participant_id"].nunique())

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from neuropipe import config as configuration
-from neuropipe.bids import doors, fmriprep
+from neuropipe.bids import anatomy, doors, fmriprep
 from neuropipe.bids.index import EXCLUDED_COLUMNS, RUN_COLUMNS, Found, exclusion, summary, to_tsv
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.locks import lock
@@ -18,6 +18,7 @@ from neuropipe.paths import write_if_changed
 from neuropipe.provenance import describe, sha256, write_json
 from neuropipe.signals.atlases import common_space
 from neuropipe.stages.events import index_events
+from neuropipe.volumes.headers import keep_common_grid
 
 log = logging.getLogger("neuropipe")
 
@@ -58,6 +59,8 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
     path = Path(configuration.expand(dataset.path))
     people, table = doors.people(dataset)
     found = _find(study, name, path, people)
+    if dataset.content == "volume":
+        found = keep_common_grid(found, anatomy.data_root(path), name, study.volumes)
     found.excluded += _people_without_runs(found, name, people)
     if not found.runs:
         raise InputError(
@@ -79,7 +82,7 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
 
 def _find(study: configuration.StudyConfig, name: str, path: Path, people: pd.DataFrame) -> Found:
     dataset = study.datasets[name]
-    if dataset.ready_made:
+    if dataset.ready_made or dataset.stage == "volumes":
         return doors.find(dataset, name, path, people)
     space = common_space(study.atlases, study.warp)
     return fmriprep.find(path, name, dataset.select, space, set(people["participant_id"]), dataset.n_chunks)

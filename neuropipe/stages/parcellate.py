@@ -1,38 +1,24 @@
-"""Stage parcellate: the runs of one chunk become clean regional series with sidecars, and one receipt.
-
-Only this process, which holds the chunk's lock, writes; its workers compute. A killed job leaves
-finished runs behind (their sidecar is written last) and the next one goes on from there.
-"""
+"""Stage parcellate: the runs of one chunk become clean regional series with sidecars, and one receipt."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import math
-import os
-from collections.abc import Iterator
 from contextlib import suppress
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neuropipe import provenance
-from neuropipe.bids.index import exclusion, read_tsv
-from neuropipe.errors import ConfigError, InputError, RunExcluded
-from neuropipe.locks import lock
-from neuropipe.paths import Study, atomic, remove_partial, write_if_changed, write_text
+from neuropipe.errors import InputError, RunExcluded
+from neuropipe.paths import Study, atomic, remove_partial, write_text
 from neuropipe.signals import quality
 from neuropipe.signals.extract import VOLUMES_PER_READ, grid_of
 from neuropipe.signals.run import CleanRun, remembered
 from neuropipe.signals.traces import Traces
-from neuropipe.stages import pool
-from neuropipe.stages.parcellate_job import Job, attempt, fingerprints_of
-from neuropipe.train.progress import Progress
-
-log = logging.getLogger("neuropipe")
+from neuropipe.stages import chunk
+from neuropipe.stages.parcellate_job import Job, attempt
 
 PACKAGES = ("numpy", "scipy", "pandas", "nibabel", "isal")
 TRACES = "traces.npz"
@@ -40,83 +26,12 @@ TRACES = "traces.npz"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--config", required=True, metavar="PATH", help="the study's config.yaml")
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="dataset of the manifest")
-    parser.add_argument("--manifest", required=True, metavar="PATH", help="chunk-NN.tsv of the index")
-    parser.add_argument("--output", required=True, metavar="PATH", help="receipt: the list of products (JSON)")
-    parser.add_argument("--derivatives", metavar="DIR", help="default: derivatives/<dataset> beside receipts/")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=1,
-        metavar="N",
-        help="runs at a time at most; fewer where memory is short (default %(default)s)",
-    )
+    chunk.add_arguments(parser)
 
 
-def run(*, config: str, dataset: str, manifest: str, output: str, derivatives: str | None, workers: int) -> None:
-    """Work through one chunk's manifest and write its receipt."""
-    receipt = Path(output)
-    study = Study(receipt.absolute().parents[2])
-    folder = Path(derivatives) if derivatives else study.derivatives(dataset)
-    rows = read_tsv(manifest).to_dict("records")
-    job = Job.load(config, dataset)
-    chunk = Path(manifest).stem.rpartition("-")[2]
-    with lock(folder / f".lock-chunk-{chunk}"):
-        _describe_folder(job, folder)
-        products, left_out = _work(job, rows, folder, workers, config)
-        for product in products:
-            for key in ("path", "traces"):
-                product[key] = os.path.relpath(folder / product[key], study.root).replace(os.sep, "/")
-        excluded = [_exclusion(job, row, reason, study) for row, reason in left_out]
-        about = {"stage": "parcellate", "dataset": dataset, "chunk": chunk}
-        provenance.write_json(receipt, about | {"products": products, "excluded": excluded})
-    log.info("%s chunk %s: %d runs clean, %d left out", dataset, chunk, len(products), len(excluded))
-
-
-def _work(
-    job: Job, rows: list[dict[str, str]], folder: Path, workers: int, config: str
-) -> tuple[list[dict[str, str]], list[tuple[dict[str, str], RunExcluded]]]:
-    """Return products of a chunk, and the rows that are left out with their reasons, both in the manifest's order."""
-    done, left_out, todo = {}, {}, []
-    for row in rows:
-        try:
-            finished = _finished(job, row, folder)
-            if finished is None:
-                quality.check_by_hand(row["participant_id"], row["run_id"], job.config.exclude)
-        except RunExcluded as reason:
-            left_out[row["run_id"]] = reason
-            continue
-        if finished is None:
-            todo.append(row)
-        else:
-            done[row["run_id"]] = finished
-    progress = Progress(f"parcellate {job.dataset}", len(rows), len(done) + len(left_out), unit="runs", log_every_s=0)
-    for row, result in _results(job, todo, workers, config):
-        if isinstance(result, RunExcluded):
-            left_out[row["run_id"]] = result
-            progress.advance(f"{row['run_id']} left out: {result.reason}")
-        else:
-            done[row["run_id"]] = _write(job, row, result, folder)
-            progress.advance(row["run_id"])
-    progress.close()
-    products = [done[row["run_id"]] for row in rows if row["run_id"] in done]
-    return products, [(row, left_out[row["run_id"]]) for row in rows if row["run_id"] in left_out]
-
-
-def _results(
-    job: Job, rows: list[dict[str, str]], workers: int, config: str
-) -> Iterator[tuple[dict[str, str], CleanRun | RunExcluded]]:
-    """Yield runs as they are finished; only what excludes a run is caught, so that bugs surface."""
-    n_workers = min(workers, len(rows))
-    if n_workers > 1:
-        run_bytes = max(pool.BASE_BYTES, pool.own_peak_bytes()) + _read_bytes(job, rows)
-        n_workers = pool.width(n_workers, run_bytes, pool.free_bytes())
-    if n_workers <= 1:
-        for row in rows:
-            yield row, attempt(job, row)
-        return
-    yield from pool.each(partial(_attempt_in_worker, config, job.dataset, job.stamp), rows, n_workers)
+def run(**arguments: Any) -> None:
+    """Work through one chunk's manifest and write its receipt; the arguments are those of the command."""
+    chunk.work_through(STAGE, **arguments)
 
 
 def _read_bytes(job: Job, rows: list[dict[str, str]]) -> int:
@@ -131,27 +46,13 @@ def _read_bytes(job: Job, rows: list[dict[str, str]]) -> int:
     return VOLUMES_PER_READ * n_voxels * 8
 
 
-def _attempt_in_worker(config: str, dataset: str, stamp: str, row: dict[str, str]) -> CleanRun | RunExcluded:
-    return attempt(_job_of_worker(config, dataset, stamp), row)
-
-
-@lru_cache(maxsize=1)
-def _job_of_worker(config: str, dataset: str, stamp: str) -> Job:
-    """Load the job once per worker process; atlases are too large to be sent with each run."""
-    job = Job.load(config, dataset)
-    if job.stamp != stamp:
-        raise ConfigError(f"{config} changed while it was being worked on; start the command again.")
-    return job
-
-
 # --- files --------------------------------------------------------------------------------------
 
 
 def _stem(job: Job, row: dict[str, str]) -> Path:
     """Return a product's path relative to the derivatives, up to its last entity."""
-    session = [f"ses-{row['session']}"] if row["session"] != "n/a" else []
     name = f"{row['run_id']}_seg-{job.config.series_atlas(job.dataset)}_desc-clean"
-    return Path(row["participant_id"], *session, "func", name)
+    return chunk.folder_of(row, "func") / name
 
 
 def _with_suffix(stem: Path, suffix: str) -> Path:
@@ -197,13 +98,12 @@ def _exclusion(job: Job, row: dict[str, str], reason: RunExcluded, study: Study)
 
     What it looked like lies under ``qc/``: nothing in the derivatives may look finished.
     """
-    where = (job.dataset, row["participant_id"], row["run_id"], row["image"])
-    found: dict[str, Any] = exclusion("parcellate", *where, reason.reason, reason.detail)
+    found = chunk.left_out("parcellate", job, row, reason)
     if reason.traces is not None:
         path = study.qc(job.dataset) / "left_out" / f"{row['run_id']}_{TRACES}"
         _write_traces(reason.traces, path)
         found["traces"] = path.relative_to(study.root).as_posix()
-    return found | ({"quality": reason.quality} if reason.quality else {})
+    return found
 
 
 def _write_traces(traces: Traces, path: Path) -> None:
@@ -229,7 +129,7 @@ def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dic
     traces = _with_suffix(stem, TRACES)
     _write_traces(result.traces, folder / traces)
     digest, fingerprint = provenance.sha256(folder / path), job.fingerprint(row)
-    inputs = {row["image"]: row["fingerprint"]} if row["offset"] != "n/a" else fingerprints_of(job, row)
+    inputs = chunk.inputs_of(job, row)
     about = provenance.describe("parcellate", inputs=inputs, settings=job.settings, packages=PACKAGES, **result.facts)
     about |= {"RegionOrderHash": job.regions.order_hash, "Atlases": job.regions.atlases}
     digests = {"Sha256": digest, "TracesSha256": provenance.sha256(folder / traces)}
@@ -240,11 +140,17 @@ def _write(job: Job, row: dict[str, str], result: CleanRun, folder: Path) -> dic
 def _describe_folder(job: Job, folder: Path) -> None:
     """Write the region table and the dataset description where they are not there or differ."""
     job.regions.write(folder / "regions.tsv")
-    version = provenance.versions()["neuropipe"]
-    about = {
-        "Name": f"neuropipe: clean regional series of {job.dataset}",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "neuropipe", "Version": version}],
-    }
-    write_if_changed(folder / "dataset_description.json", json.dumps(about, indent=1) + "\n")
+    chunk.describe_folder(folder, f"clean regional series of {job.dataset}")
+
+
+STAGE = chunk.Stage(
+    name="parcellate",
+    paths=("path", "traces"),
+    load=Job.load,
+    attempt=attempt,
+    finished=_finished,
+    write=_write,
+    describe=_describe_folder,
+    excluded=_exclusion,
+    run_bytes=_read_bytes,
+)

@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits
 from neuropipe import config as configuration
 from neuropipe import provenance
 from neuropipe.bids import doors, entities, series_tables
-from neuropipe.bids.index import input_fingerprints
 from neuropipe.bids.series import data_root
 from neuropipe.errors import ConfigError, RunExcluded
 from neuropipe.signals import atlases as atlas_files
@@ -26,6 +25,7 @@ from neuropipe.signals.regions import Regions
 from neuropipe.signals.run import CleanRun, clean_run, motion_only, quality_before, remembered, without_confounds
 from neuropipe.signals.warp import Warp
 from neuropipe.signals.weights import Weights, on_run
+from neuropipe.stages import chunk
 
 GRIDS_KEPT = 4  # a few MB each; runs whose affines differ in the last digits must not fill the memory
 
@@ -71,6 +71,8 @@ class Job:
         if dataset not in config.datasets:
             raise ConfigError(f"{path} has no dataset {dataset!r}; known: {', '.join(config.datasets)}.")
         section = config.datasets[dataset]
+        if section.stage != "parcellate":
+            raise ConfigError(f"{path}: {dataset} holds {section.content}s, no series; run `neuropipe volumes`.")
         if section.ready_made:
             atlases, regions = [], doors.regions(section)
         else:
@@ -135,23 +137,9 @@ class Job:
         return provenance.hash_json([own, self.settings, provenance.STAGE_VERSIONS["parcellate"]])
 
 
-def fingerprints_of(job: Job, row: dict[str, str]) -> dict[str, str]:
-    """Return the fingerprint of each file of a run; a file that is gone excludes the run."""
-    try:
-        return input_fingerprints(job.root, row)
-    except OSError as error:
-        raise RunExcluded("missing file", f"{error}; fetch or copy it, or index again") from error
-
-
 def attempt(job: Job, row: dict[str, str]) -> CleanRun | RunExcluded:
     """Compute one run, or return why it is left out; every other error is a bug and goes on up."""
-    try:
-        in_bank = row["offset"] != "n/a"
-        if not in_bank and provenance.hash_json(fingerprints_of(job, row)) != row["fingerprint"]:
-            raise RunExcluded("changed since index", f"the files of {row['run_id']} are not those indexed; index again")
-        return process(job, row)
-    except RunExcluded as reason:
-        return reason
+    return chunk.attempt(process, job, row)
 
 
 def process(job: Job, row: dict[str, str]) -> CleanRun:

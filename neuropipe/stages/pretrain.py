@@ -140,7 +140,7 @@ def _train(
 def _data_hash(source) -> str:
     """Return a hash of what is learned from: the samples, where they lie, and the labels of their people."""
     labels = {name: values.tolist() for name, values in source.labels.items()}
-    place = source.regions.order_hash if source.regions is not None else source.grid and source.grid.describe()
+    place = source.regions.order_hash if source.regions is not None else source.grid and source.grid.as_json()
     return hash_json([source.table[["key", "sha256"]].to_numpy().tolist(), place, labels])
 
 
@@ -150,7 +150,7 @@ def _what_it_reads(source, slicing, facts: dict[str, Any]) -> dict[str, Any]:
         t_r = float(source.table["t_r"].iloc[0])
         return {"t_r": t_r, "normalisation": "z-score per region and recording", "clean": facts["clean"]}
     return {
-        "grid": None if source.grid is None else source.grid.describe(),
+        "grid": None if source.grid is None else source.grid.as_json(),
         "map": facts["map"],
         "volumes": facts["volumes"],
         "slices": None if slicing is None else slicing.model_dump(mode="json"),

@@ -15,7 +15,11 @@ import numpy as np
 import yaml
 from scipy.fft import idct
 
+from neuropipe.bids import anatomy, doors
+from neuropipe.bids.anatomy import Map
 from neuropipe.bids.index import read_tsv
+from neuropipe.config import Dataset
+from neuropipe.errors import RunExcluded
 from neuropipe.shards.read import Shards
 from neuropipe.stages import collect, index, parcellate, shard
 
@@ -61,6 +65,7 @@ def configured(root: Path, dataset: Mapping[str, Any], **sections: Any) -> Path:
     """Write ``config.yaml`` with one dataset ``d``."""
     content = {"study": "s", "datasets": {"d": {"n_chunks": 1, **dataset}}}
     content |= {"clean": {"strategy": "none"}, "exclude": OFF, "shards": {"dtype": "float32"}} | sections
+    root.mkdir(parents=True, exist_ok=True)
     (root / "config.yaml").write_text(yaml.safe_dump(content))
     return root / "config.yaml"
 
@@ -72,6 +77,19 @@ def indexed(root: Path, dataset: Mapping[str, Any], **sections: Any) -> tuple[di
     runs = {row["run_id"]: row for row in read_tsv(root / "s/index/d/runs.tsv").to_dict("records")}
     excluded = {row["path"]: row["reason"] for row in read_tsv(root / "s/index/d/excluded.tsv").to_dict("records")}
     return runs, excluded
+
+
+def scans(root: Path, dataset: Mapping[str, Any]) -> tuple[dict[str, dict], dict[str, str], dict[str, Map]]:
+    """Index scans of anatomy and read them; return rows by run id, reasons by path, and what was read by run id."""
+    section = Dataset.model_validate(dataset)
+    runs, excluded = indexed(root, dataset)
+    read = {}
+    for run_id, row in runs.items():
+        try:
+            read[run_id] = anatomy.read(section, doors.data_root(section), row)
+        except RunExcluded as reason:
+            excluded[row["image"]] = reason.reason
+    return runs, excluded, read
 
 
 def cleaned(root: Path, dataset: Mapping[str, Any], **sections: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from neuropipe.locks import lock
 from neuropipe.provenance import sha256
 from neuropipe.signals.regions import Regions
 from neuropipe.signals.traces import Traces
-from neuropipe.stages import index, parcellate, parcellate_job
+from neuropipe.stages import chunk, index, parcellate, parcellate_job
 
 LOOSE = {"clean": {"strategy": "none"}, "exclude": {"min_degrees_of_freedom": None, "min_duration_s": None}}
 N_CHUNKS = 1
@@ -359,7 +359,7 @@ def test_an_empty_chunk(study: TinyStudy) -> None:
 
 def test_the_lock_of_a_live_job_is_respected(study: TinyStudy, monkeypatch: pytest.MonkeyPatch) -> None:
     study.add("01")
-    monkeypatch.setattr(parcellate, "lock", lambda path: lock(path, wait_s=0.1))
+    monkeypatch.setattr(chunk, "lock", lambda path: lock(path, wait_s=0.1))
     with lock(results(study) / "derivatives" / "tiny" / ".lock-chunk-00"), pytest.raises(LockedError, match="chunk-00"):
         parcellated(study)
 

@@ -1,0 +1,1 @@
+"""Maps of anatomy and pictures: read, brought to one grid, measured."""
