@@ -28,6 +28,7 @@ COMMANDS = {
     "finetune": ("neuropipe.stages.finetune", "train a recipe's whole network for one task, all folds"),
     "baselines": ("neuropipe.stages.baselines", "majority, confounds, connectivity and random weights, one task"),
     "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
+    "openbhb": ("neuropipe.stages.openbhb", "score embeddings as the OpenBHB challenge does"),
     "report": ("neuropipe.stages.report", "the one HTML page"),
     "atlas": ("neuropipe.stages.atlas", "list, fetch or show atlases"),
     "schema": ("neuropipe.stages.schema", "check or rewrite the JSON schemas of config, recipes and models"),

@@ -29,14 +29,15 @@ STAGE_VERSIONS = {
     "hdf5": 2,
     "events": 1,
     "clips": 1,
-    "split": 2,
+    "split": 3,
     "pretrain": 1,
     "embed": 1,
     "finetune": 1,
     "predict": 1,
     "probe": 1,
-    "baselines": 1,
-    "evaluate": 2,
+    "baselines": 2,
+    "evaluate": 3,
+    "openbhb": 1,
     "report": 1,
 }
 

@@ -121,8 +121,10 @@ class Graph:
         return [f"{self.study.shards(name)}/manifest.parquet" for name in datasets]
 
     def participants(self, datasets: Sequence[str]) -> list[str]:
-        """Return the participants tables of several datasets."""
-        return [str(self.study.participants(name)) for name in datasets]
+        """Return the participants tables of several datasets, and of those that name their people."""
+        links = self.config.same_people()
+        named = dict.fromkeys([*datasets, *(links[name] for name in datasets if name in links)])
+        return [str(self.study.participants(name)) for name in named]
 
     def training_labels(self, recipe: str) -> list[str]:
         """Return the participants tables that a recipe's loss may read labels from: those of maps and slices."""

@@ -32,6 +32,7 @@ rule split:
                 graph.config.datasets[name].roles
                 for name in graph.config.split_datasets(wc.split)
             ],
+            graph.config.same_people(),
         ),
         config=graph.path,
         shards=lambda wc: graph.shard_folders(graph.config.split_datasets(wc.split)),

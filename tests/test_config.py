@@ -20,6 +20,17 @@ def content() -> dict:
     return config.read_yaml(ROOT / "config.yaml")
 
 
+def link(content: dict, **links: str) -> None:
+    """Add datasets whose people are those of others."""
+    for name, other in links.items():
+        content["datasets"][name] = {"kind": "cat12", "path": "nowhere", "people_of": other}
+
+
+def external_through_a_chain(content: dict) -> None:
+    link(content, a="demo", b="a")
+    content["pretrain"]["far"] = {"datasets": ["b"], "people": "external"}
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_every_study_that_ships_is_valid(path):
     study = config.load(path)
@@ -69,6 +80,9 @@ def test_all_mistakes_come_in_one_message(content):
         (lambda c: c["clean"].update(n_dummy=-1), "clean.n_dummy: expected a count of volumes"),
         (lambda c: c["clean"].update(global_signal=True, mean_signal=True), "two estimates of one thing"),
         (lambda c: c["pretrain"]["semantoks-demo"].update(people="external"), "external means datasets that no task"),
+        (lambda c: link(c, a="b", b="c", c="a"), "datasets.a.people_of: a, b, c lead to each other in a circle"),
+        (lambda c: link(c, a="dmo"), "datasets.a.people_of: found 'dmo', did you mean 'demo'"),
+        (lambda c: external_through_a_chain(c), "pretrain.far.people: external .* the people of b are judged"),
         (lambda c: c["pretrain"]["semantoks-demo"].update(splits=["other"]), "semantoks-demo.splits: found 'other'"),
         (lambda c: c.pop("atlases"), "needs at least one atlas"),
         (lambda c: c.pop("study"), "study: required"),
@@ -80,6 +94,11 @@ def test_each_mistake_is_named(content, change, expected):
     change(content)
     with pytest.raises(ConfigError, match=expected):
         config.parse(content)
+
+
+def test_the_end_of_a_chain_names_the_people(content):
+    link(content, a="demo", b="a")
+    assert config.parse(content).same_people() == {"a": "demo", "b": "demo"}
 
 
 def test_files_that_are_no_configuration(tmp_path):

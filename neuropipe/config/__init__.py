@@ -14,7 +14,7 @@ from neuropipe.config.atlases import SURFACE_SPACE, AtlasFile
 from neuropipe.config.base import Section, expand, read_yaml
 from neuropipe.config.clean import Clean, ColumnStrategy, Exclude, Shards, Strategy
 from neuropipe.config.datasets import Dataset, Roles
-from neuropipe.config.evaluation import Evaluate, Pretrain, Split, Task
+from neuropipe.config.evaluation import REFERENCES, Evaluate, Pretrain, Split, Task, fits, reference_of
 from neuropipe.config.events import LABELMAPS, Events, Label
 from neuropipe.config.messages import mistakes
 from neuropipe.config.presets import PRESETS, preset_names
@@ -25,6 +25,7 @@ __all__ = [
     "LABELMAPS",
     "PRESETS",
     "RECIPES",
+    "REFERENCES",
     "SURFACE_SPACE",
     "AtlasFile",
     "Clean",
@@ -44,10 +45,12 @@ __all__ = [
     "Task",
     "Volumes",
     "expand",
+    "fits",
     "load",
     "mistakes",
     "parse",
     "preset_names",
     "read_yaml",
+    "reference_of",
     "schema",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from neuropipe.config.atlases import SURFACE_SPACE
-from neuropipe.config.datasets import content_of
+from neuropipe.config.datasets import content_of, roots_of
+from neuropipe.config.evaluation import OF_CONTENT, fits
 from neuropipe.config.messages import with_hint
 from neuropipe.config.presets import preset_names
 
@@ -27,21 +28,42 @@ def disagreements(content: dict[str, Any]) -> list[str]:
     for key, task in tasks.items():
         if "split" in task and task["split"] not in splits:
             lines.append(f"tasks.{key}.split: {with_hint(task['split'], splits)}")
+    lines += _links(datasets)
+    roots = roots_of(_links_of(datasets))
+    judged = {roots.get(name, name) for name in judged}
     for key, item in _part(content, "pretrain").items():
-        shared = sorted(judged & set(_listed(item, "datasets")))
+        shared = sorted(name for name in _listed(item, "datasets") if roots.get(name, name) in judged)
         if item.get("people") == "external" and shared:
             lines.append(
-                f"pretrain.{key}.people: external means datasets that no task judges, but {', '.join(shared)} is "
-                "judged; use people: train_side, or other datasets"
+                f"pretrain.{key}.people: external means datasets that no task judges, but the people of "
+                f"{', '.join(shared)} are judged; use people: train_side, or other datasets"
             )
-    for key, item in datasets.items():
-        if item.get("people_of") is not None and item["people_of"] not in datasets:
-            lines.append(f"datasets.{key}.people_of: {with_hint(item['people_of'], datasets)}")
     bold = [item for item in datasets.values() if item.get("kind") == "fmriprep" and item.get("map") is None]
     if bold and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
-    lines += _mixed_contents(content) + _finetuned_tasks(content)
+    lines += _mixed_contents(content) + _idle_baselines(content) + _finetuned_tasks(content)
     return lines + _impossible_on_surfaces(content)
+
+
+def _links_of(datasets: dict[str, dict]) -> dict[str, str]:
+    return {key: item["people_of"] for key, item in datasets.items() if isinstance(item.get("people_of"), str)}
+
+
+def _links(datasets: dict[str, dict]) -> list[str]:
+    """Return the datasets whose `people_of` names none, or leads back to themselves."""
+    links = _links_of(datasets)
+    lines = [
+        f"datasets.{key}.people_of: {with_hint(named, datasets)}"
+        for key, named in links.items()
+        if named not in datasets
+    ]
+    endless = sorted(set(links) - set(roots_of(links)))
+    if endless:
+        lines.append(
+            f"datasets.{endless[0]}.people_of: {', '.join(endless)} lead to each other in a circle; one of them names "
+            "the people, and has no people_of"
+        )
+    return lines
 
 
 def _mixed_contents(content: dict[str, Any]) -> list[str]:
@@ -61,6 +83,22 @@ def _held(item: dict[str, Any]) -> str:
     """Return what a raw dataset holds, of anatomy also which map: one model reads one of them."""
     content = content_of(item.get("kind"), item.get("map"))
     return f"volume ({item.get('map') or 'gm'})" if content == "volume" else content
+
+
+def _idle_baselines(content: dict[str, Any]) -> list[str]:
+    """Return the baselines that were asked for by name although no task has the data that they need."""
+    evaluate, datasets = content.get("evaluate"), _part(content, "datasets")
+    asked = _listed(evaluate, "baselines") if isinstance(evaluate, dict) else []
+    named = {name for task in _part(content, "tasks").values() for name in _listed(task, "datasets")}
+    contents = {content_of(item.get("kind"), item.get("map")) for key, item in datasets.items() if key in named}
+    atlases = bool(content.get("atlases"))
+    return [
+        f"evaluate.baselines: {name} fits no task: expected datasets of {' or '.join(OF_CONTENT[name])}"
+        + (" and atlases" if name == "regions" else "")
+        + f", found {' and '.join(sorted(contents))}; leave it out"
+        for name in asked
+        if contents and name in OF_CONTENT and not any(fits(name, found, atlases) for found in contents)
+    ]
 
 
 def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +21,22 @@ def content_of(kind: str | None, map_name: str | None) -> Content:
     if kind == "images":
         return "image"
     return "volume" if kind in ANATOMY or map_name is not None else "series"
+
+
+def roots_of(links: Mapping[str, str]) -> dict[str, str]:
+    """Return, for every dataset that `people_of` links to another, the dataset at the end of its chain.
+
+    Datasets on a cycle, or that lead into one, have no end and are left out.
+    """
+    roots = {}
+    for name in links:
+        root, seen = name, set()
+        while root in links and root not in seen:
+            seen.add(root)
+            root = links[root]
+        if root not in links:
+            roots[name] = root
+    return roots
 
 
 class Roles(Section):

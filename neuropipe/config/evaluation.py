@@ -9,6 +9,19 @@ from pydantic import Field, field_validator, model_validator
 from neuropipe.config.base import Name, Section
 
 People = Literal["train_side", "external", "everyone"]
+Baseline = Literal["majority", "confounds", "fc", "voxels", "regions", "random_weights"]
+REFERENCES = {"series": "fc", "volume": "voxels", "image": "voxels"}  # what every comparison is with
+OF_CONTENT = {"fc": ("series",), "voxels": ("volume", "image"), "regions": ("volume",)}  # the others fit any
+
+
+def reference_of(content: str) -> str:
+    """Return the baseline that everything is compared with where samples are `content`."""
+    return REFERENCES[content]
+
+
+def fits(baseline: str, content: str, atlases: bool) -> bool:
+    """Return whether a baseline can answer for samples of some content; regional volumes need an atlas."""
+    return content in OF_CONTENT.get(baseline, (content,)) and (baseline != "regions" or atlases)
 
 
 class Split(Section):
@@ -73,7 +86,8 @@ class Task(Section):
     split: Name
     """Which split judges."""
     confounds: list[str] = Field(default_factory=list)
-    """Columns (or mean_fd, n_timepoints) of the confounds-only baseline; the target itself is dropped."""
+    """Columns of the confounds-only baseline, or measures of the scan: mean_fd, n_timepoints (series), tiv_ml (maps).
+    The target itself is dropped."""
 
     @model_validator(mode="after")
     def _positive(self) -> Task:
@@ -105,13 +119,9 @@ class Evaluate(Section):
 
     readouts: Annotated[list[Literal["linear", "ridge", "logistic"]], Field(min_length=1)] = ["linear"]
     """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers."""
-    baselines: list[Literal["majority", "confounds", "fc", "random_weights"]] = [
-        "majority",
-        "confounds",
-        "fc",
-        "random_weights",
-    ]
-    """What stands beside every model."""
+    baselines: list[Baseline] = ["majority", "confounds", "fc", "voxels", "regions", "random_weights"]
+    """What stands beside every model, where it fits what a task's datasets hold: ``fc`` for series, ``voxels`` for
+    maps and slices, ``regions`` (regional volumes) for maps where the study has atlases."""
     bootstrap: Annotated[int, Field(ge=100)] = 10000
     """Draws of the bootstrap over persons."""
     permutations: Annotated[int, Field(ge=0)] = 200

@@ -13,8 +13,8 @@ from neuropipe.config.agreement import disagreements
 from neuropipe.config.atlases import AtlasFile
 from neuropipe.config.base import PACKAGE, Name, Section, read_yaml
 from neuropipe.config.clean import Clean, Exclude, Shards
-from neuropipe.config.datasets import Dataset
-from neuropipe.config.evaluation import Evaluate, Pretrain, Split, Task
+from neuropipe.config.datasets import Content, Dataset, roots_of
+from neuropipe.config.evaluation import Evaluate, Pretrain, Split, Task, fits
 from neuropipe.config.messages import lines_of, message
 from neuropipe.config.presets import with_preset
 from neuropipe.config.volumes import Volumes
@@ -68,6 +68,19 @@ class StudyConfig(Section):
         """Return which map of anatomy (gm, wm, t1w) datasets of one content hold; None where they hold no volumes."""
         held = [self.datasets[name].map or "gm" for name in datasets if self.datasets[name].content == "volume"]
         return held[0] if held else None
+
+    def content(self, task: str) -> Content:
+        """Return what the samples of a task's datasets are; they are all of one content."""
+        return self.datasets[self.tasks[task].datasets[0]].content
+
+    def baselines(self, task: str) -> list[str]:
+        """Return the baselines that answer a task: those asked for that fit what its datasets hold."""
+        content = self.content(task)
+        return [name for name in self.evaluate.baselines if fits(name, content, bool(self.atlases))]
+
+    def same_people(self) -> dict[str, str]:
+        """Return, for every dataset with `people_of`, the dataset at the end of its chain, which names the people."""
+        return roots_of({name: item.people_of for name, item in self.datasets.items() if item.people_of is not None})
 
     def judging_splits(self, recipe: str) -> list[str]:
         """Return the splits whose folds a recipe is trained for and judged by, sorted."""

@@ -16,7 +16,7 @@ from neuropipe.evaluate.targets import read_target
 from neuropipe.paths import write_text
 from neuropipe.provenance import describe, hash_json, sha256, write_json
 from neuropipe.shards.read import Shards
-from neuropipe.splits.people import gather
+from neuropipe.splits.people import of_study
 
 EXCLUDED = ["stage", "dataset", "participant_id", "run_id", "path", "reason", "detail"]
 
@@ -51,14 +51,12 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
     sources = [Shards(folder) for folder in shards if folder.name in settings.datasets]
     if missing := sorted(set(settings.datasets) - {source.dataset for source in sources}):
         raise ConfigError(f"Task {task!r} asks about {', '.join(missing)}, but --shards has no such folder; add it.")
-    people = gather(sources, {name: study.datasets[name].roles for name in settings.datasets})
+    people = of_study(study, sources)
     target = read_target(task, settings, people)
     table = pd.read_parquet(path)
-    regions = sources[0].regions
     judged = {"task": settings, "split": study.splits[settings.split], "evaluate": study.evaluate}
     facts = {
-        "atlas_id": "+".join(regions.atlases),
-        "roi_order_hash": regions.order_hash,
+        **_atlas(sources[0]),
         "config_hash": hash_json({k: v.model_dump(mode="json") for k, v in judged.items()} | {"seed": study.seed}),
         "data_hash": hash_json(sorted(people.recordings["sha256"])),
     }
@@ -66,6 +64,13 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
     question = ask(people, target, table, draws=draws, seed=study.seed, facts=facts)
     inputs = {f"shards/{s.dataset}/manifest.parquet": sha256(s.folder / "manifest.parquet") for s in sources}
     return Posed(question, study, sources, inputs | {f"splits/{split_dir.name}/splits.parquet": sha256(path)})
+
+
+def _atlas(source: Shards) -> dict[str, str]:
+    """Return what the tables say of the regions; ``n/a`` for maps and slices without an atlas."""
+    if source.content != "series" and not ((source.folder / "regions.tsv").is_file() and len(source.regions)):
+        return {"atlas_id": "n/a", "roi_order_hash": "n/a"}
+    return {"atlas_id": "+".join(source.regions.atlases), "roi_order_hash": source.regions.order_hash}
 
 
 def write(stage: str, posed: Posed, answer: Answer, output: Path, unseen: dict[str, list[int]] | None = None) -> None:

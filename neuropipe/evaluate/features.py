@@ -12,7 +12,7 @@ from neuropipe.errors import InputError
 from neuropipe.splits.people import People
 
 MAX_CORRELATION = 1 - 1e-6  # Fisher's z of a perfect correlation would be infinite
-SCAN_MEASURES = ("mean_fd", "n_timepoints", "duration_s", "tiv_ml")
+SCAN_MEASURES = {"mean_fd": "series", "n_timepoints": "series", "duration_s": "series", "tiv_ml": "volume"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,11 @@ class Features:
 
     values: np.ndarray
     scaled: bool = True
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return self.values.shape[1]
 
     def coordinates(self, train: np.ndarray) -> np.ndarray:
         """Return coordinates (n_people, r) in which every L2-penalised linear model is unchanged.
@@ -78,6 +83,28 @@ class Features:
             kernel[holes] = rows
             kernel[:, holes] = rows.T
             kernel[np.ix_(holes, holes)] = filled @ filled.T
+        return _unit(principal_coordinates(kernel, train), train)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Features that are known by their inner products alone; to readouts they look like `Features`.
+
+    Attributes
+    ----------
+    gram : float64 ndarray of shape (n_people, n_people)
+        Inner products of everyone's features, all less the same constant.
+    n_features : int
+        Number of features behind them.
+    """
+
+    gram: np.ndarray
+    n_features: int
+
+    def coordinates(self, train: np.ndarray) -> np.ndarray:
+        """Return all principal coordinates (n_people, r) that the training side spans; see `Features.coordinates`."""
+        along = self.gram[:, train].mean(axis=1)
+        kernel = self.gram - along[:, None] - along[None, :] + along[train].mean()
         return _unit(principal_coordinates(kernel, train), train)
 
 
@@ -184,8 +211,8 @@ def _kept(source: object, position: int) -> np.ndarray:
 
 
 def confound_names(confounds: list[str], target: str, people: People) -> list[str]:
-    """Return the confounds of a task: those it names and the scan's length, never the target itself."""
-    names = list(dict.fromkeys([*confounds, "duration_s"]))
+    """Return the confounds of a task: those it names and a series' length, never the target itself."""
+    names = list(dict.fromkeys([*confounds, *(["duration_s"] if people.content == "series" else [])]))
     targets = {target, *(people.resolve(dataset, target) for dataset in people.participants)}
     return [n for n in names if not targets & {n, *(people.resolve(d, n) for d in people.participants)}]
 
@@ -202,7 +229,7 @@ def confound_design(people: People, names: list[str]) -> Features:
         if measured is not None:
             columns.append(measured[:, None])
             continue
-        text = people.column(name)
+        text = _known_column(people, name)
         numbers = pd.to_numeric(text, errors="coerce")
         if numbers.notna().sum() == text.notna().sum():
             columns.append(numbers.to_numpy(float)[:, None])
@@ -215,11 +242,31 @@ def confound_design(people: People, names: list[str]) -> Features:
     return Features(np.concatenate(columns, axis=1))
 
 
+def _known_column(people: People, name: str) -> pd.Series:
+    """Return a confound from the participants tables.
+
+    Raises
+    ------
+    InputError
+        Neither the recordings nor a table have it.
+    """
+    try:
+        return people.column(name)
+    except InputError as error:
+        if name not in SCAN_MEASURES:
+            raise
+        raise InputError(
+            f"The confound {name!r} is not known: expected it of {SCAN_MEASURES[name]} recordings or as a participants "
+            f"column, found {people.content} recordings of {', '.join(people.participants)} without it. Leave it out "
+            "of tasks.<name>.confounds, or add the column to participants.tsv and index again."
+        ) from error
+
+
 def _scan_measure(people: People, name: str) -> np.ndarray | None:
     """Return a person's mean over recordings of a measure of the scan; None where the manifests lack it."""
-    if name not in SCAN_MEASURES:
-        return None
     recordings = people.recordings
+    if SCAN_MEASURES.get(name) != people.content or (name not in recordings and name != "duration_s"):
+        return None
     values = recordings["n_timepoints"] * recordings["t_r"] if name == "duration_s" else recordings[name]
     mean = values.astype(float).groupby(recordings["row"]).mean().reindex(range(len(people)))
     return mean.to_numpy() if mean.notna().any() else None

@@ -188,7 +188,7 @@ class Tuner:
         about = {
             "identity": identity,
             "content": source.content,
-            "grid": None if source.grid is None else source.grid.describe(),
+            "grid": None if source.grid is None else source.grid.as_json(),
             "t_r": float(source.table["t_r"].iloc[0]) if source.content == "series" else None,
             "task": {"name": question.target.task, "target": question.target.column}
             | {"kind": kind, "positive": question.target.positive},

@@ -22,7 +22,8 @@ def pretrain_overlap(learned_from: Iterable[str], table: pd.DataFrame) -> int:
     Parameters
     ----------
     learned_from : iterable of str
-        ``<dataset>/<participant_id>`` of everyone in pretraining.
+        ``<dataset>/<participant_id>`` of everyone in pretraining, and their persons (`People.persons`): one may
+        have been seen through another dataset with the same people.
     table : DataFrame
         One fold of a split's table.
     """

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.evaluate import tables
-from neuropipe.evaluate.features import Features
+from neuropipe.evaluate.features import Features, Kernel
 from neuropipe.evaluate.linear import STRENGTHS, Logistic, Path, Ridge, nested
 from neuropipe.evaluate.question import Fold, Question, inner_folds
 
@@ -70,7 +70,7 @@ def resolve_readouts(names: list[str], kind: str) -> list[str]:
     return list(dict.fromkeys("logistic" if name == "linear" else name for name in names))
 
 
-def answer(question: Question, system: System, readout: str, features: Callable[[Fold], Features]) -> Answer:
+def answer(question: Question, system: System, readout: str, features: Callable[[Fold], Features | Kernel]) -> Answer:
     """Let a linear readout of `features` answer a question, with its null.
 
     Parameters
@@ -105,7 +105,7 @@ def answer(question: Question, system: System, readout: str, features: Callable[
                 "run_id": run_id,
                 "repeat": fold.repeat,
                 "fold": fold.name,
-                "n_features": table.values.shape[1],
+                "n_features": table.n_features,
                 "strength": strength,
                 "inner_loss": loss,
                 "chosen": place == result.chosen[0],

@@ -98,7 +98,8 @@ def ask(
                 )
         folds.append(Fold(int(repeat), str(name), side["train"], side["validation"], side["test"]))
     task_seed = zlib.crc32(target.task.encode())
-    labels = permuted(target.y, null_blocks(people, folds), draws, np.random.default_rng([seed, task_seed]))
+    rng = np.random.default_rng([seed, task_seed])
+    labels = permuted(target.y, null_blocks(people, folds), draws, rng, people.individuals.to_numpy())
     scheme = str(table["scheme"].iloc[0])
     return Question(people, target, str(table["split"].iloc[0]), scheme, folds, labels, seed, facts or {})
 
@@ -106,12 +107,14 @@ def ask(
 def null_blocks(people: People, folds: list[Fold]) -> np.ndarray:
     """Return a text block (n_people,) for every person: labels are exchanged within blocks only.
 
-    Blocks are the sites of each dataset, divided by side. A split that was stratified by label gives
-    every side its share of each class; labels that moved between sides would undo that, and what the
-    training side gained the test side would lack, so that shuffled labels would score below chance.
+    Blocks are the sites of each dataset (linked datasets are one), divided by side. A split that was
+    stratified by label gives every side its share of each class; labels that moved between sides would
+    undo that, and what the training side gained the test side would lack, so that shuffled labels would
+    score below chance.
     Over repeats nobody has one side, and blocks are sites alone.
     """
-    blocks = (people.table["dataset"] + "/" + people.table["site"]).to_numpy(dtype=object)
+    dataset = people.individuals.str.partition("/")[0]
+    blocks = (dataset + "/" + people.table["site"]).to_numpy(dtype=object)
     if len({fold.repeat for fold in folds}) > 1:
         return blocks
     side = np.full(len(people), "", dtype=object)
@@ -122,13 +125,23 @@ def null_blocks(people: People, folds: list[Fold]) -> np.ndarray:
     return blocks + "/" + side
 
 
-def permuted(y: np.ndarray, blocks: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return `y` (n,) and `draws` permutations of its known values within `blocks`, as columns (n, 1 + draws)."""
+def permuted(
+    y: np.ndarray, blocks: np.ndarray, draws: int, rng: np.random.Generator, individuals: np.ndarray | None = None
+) -> np.ndarray:
+    """Return `y` (n,) and `draws` permutations of its known values within `blocks`, as columns (n, 1 + draws).
+
+    Rows of one individual (in linked datasets) are exchanged as one, in the block of the first of them.
+    """
     columns = np.repeat(y[:, None], 1 + draws, axis=1)
+    known = np.flatnonzero(np.isfinite(y))
+    of_row = np.arange(len(known)) if individuals is None else pd.factorize(individuals[known])[0]
+    first = known[np.unique(of_row, return_index=True)[1]]
+    drawn = np.empty((len(first), draws))
     for block in sorted(set(blocks)):
-        rows = np.flatnonzero((blocks == block) & np.isfinite(y))
+        rows = np.flatnonzero(blocks[first] == block)
         order = np.argsort(rng.random((len(rows), draws)), axis=0)
-        columns[rows, 1:] = y[rows][order]
+        drawn[rows] = y[first[rows]][order]
+    columns[known, 1:] = drawn[of_row]
     return columns
 
 

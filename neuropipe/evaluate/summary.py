@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuropipe.config import REFERENCES as REFERENCE_OF
 from neuropipe.errors import InputError
 from neuropipe.evaluate import tables, uncertainty
 from neuropipe.evaluate.metrics import PRIMARY, THRESHOLD, Metric
 from neuropipe.evaluate.testsets import MEAN, POOLED, TestSet, test_sets
 
-REFERENCE = "fc"
+REFERENCES = frozenset(REFERENCE_OF.values())  # a task's samples are of one content, so it has one of them
+TRIVIAL = "majority"
 PERFECT = (0.0, 1.0)  # AUROCs whose bootstrap has no width
 
 
@@ -67,8 +69,9 @@ def summarise(predictions: pd.DataFrame, nulls: pd.DataFrame, *, draws: int, see
     DataFrame
         Columns of `tables.METRICS`. Per run and metric: one row per fold where there are several, the
         primary row ``fold = mean`` and the row ``fold = pooled`` beside it. Comparisons are with the
-        connectivity baseline, of the same readout where there is one; a trained model has each row a
-        second time, compared with the same network before training.
+        reference (connectivity of series, voxels of maps and slices), of the same readout where there is
+        one; a trained model has each row again for the same network before training, and on regression
+        for the mean of the training people.
     """
     tested = predictions[predictions["role"] == "test"]
     if tested.empty:
@@ -139,22 +142,26 @@ def _interval(
 
 
 def _references(run: Run, runs: list[Run]) -> list[Run]:
-    """Return whom to compare with: connectivity, and a trained model's own network before training.
+    """Return whom to compare with: the reference, a trained model's network before training, the training mean.
 
-    Connectivity has the same readout where there is one; the twin has the same readout and seed. The twin of a
-    network that was trained for the task is the one that was trained for it from scratch.
+    The reference has the same readout where there is one; the twin has the same readout and seed, and of a
+    network that was trained for the task it is the one that was trained for it from scratch. That a class is
+    told at all is tested by permutation, so the trivial answer is a comparison of numbers only.
     """
     facts = run.facts
-    if facts["system"] == REFERENCE:
+    if facts["system"] in REFERENCES:
         return []
-    connectivity = [other for other in runs if other.facts["system"] == REFERENCE]
-    alike = [other for other in connectivity if other.facts["readout"] == facts["readout"]]
+    reference = [other for other in runs if other.facts["system"] in REFERENCES]
+    alike = [other for other in reference if other.facts["readout"] == facts["readout"]]
     untrained = [facts["system"] + ending for ending in (tables.RANDOM_WEIGHTS, tables.FROM_SCRATCH)]
     wanted = {(name, facts["readout"], str(facts["seed"])) for name in untrained}
     twins = [
         other for other in runs if (other.facts["system"], other.facts["readout"], str(other.facts["seed"])) in wanted
     ]
-    return (alike or connectivity)[:1] + twins[:1]
+    trained = pd.notna(facts["seed"]) and not facts["system"].endswith(tables.RANDOM_WEIGHTS)
+    asked = trained and facts["target_type"] == "regression"
+    means = [other for other in runs if asked and other.facts["system"] == TRIVIAL]
+    return (alike or reference)[:1] + twins[:1] + means[:1]
 
 
 def _rows(run: Run, references: list[Run]) -> Iterator[dict[str, Any]]:

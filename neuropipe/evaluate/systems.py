@@ -1,7 +1,8 @@
-"""Who answers a task: frozen embeddings of a trained or a random network, connectivity, confounds, the majority."""
+"""Who answers a task: frozen embeddings of a trained or a random network, and the baselines."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ import pandas as pd
 
 from neuropipe.errors import InputError
 from neuropipe.evaluate import tables
-from neuropipe.evaluate.features import Features, confound_design, confound_names, connectivity
+from neuropipe.evaluate.anatomy import Maps, MaskedVoxels, regional_volumes
+from neuropipe.evaluate.features import Features, Kernel, confound_design, confound_names, connectivity
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
 from neuropipe.evaluate.protocol import Answer, System, answer, constant_answer, resolve_readouts
 from neuropipe.evaluate.question import Fold, Question
 from neuropipe.provenance import read_json
 
 Weights = Literal["trained", "random"]
+
+log = logging.getLogger("neuropipe")
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +130,8 @@ def pretrained_system(
         entry = checkpoint(fold)
         role = np.full(len(table), "other", dtype=object)
         role[fold.test] = "test"
-        overlap = pretrain_overlap(entry["people"], table.assign(role=role))
+        learned_from = {*entry["people"], *question.people.persons(entry["people"])}
+        overlap = pretrain_overlap(learned_from, table.assign(role=role))
         refuse_overlap(overlap, receipt["recipe"], fold.name, entry["mode"])
         fold_facts[fold.name] = {"checkpoint_sha256": entry["checkpoint_sha256"], "pretrain_overlap_n": overlap}
         seen |= {person.partition("/")[0] for person in entry["people"]}
@@ -155,15 +160,46 @@ def majority(question: Question) -> list[Answer]:
 
 
 def confounds_only(question: Question, confounds: list[str], readouts: list[str]) -> list[Answer]:
-    """Let a linear readout of the task's confounds and the scan's length answer."""
+    """Let a linear readout of the task's confounds and a series' length answer; nobody where there are none."""
     names = confound_names(confounds, question.target.column, question.people)
+    if not names:
+        log.warning("no baseline confounds for %s: the task names none", question.target.task)
+        return []
     design = confound_design(question.people, names)
     system = System("confounds", facts={"confound_set": "+".join(names)})
     return [answer(question, system, name, _fixed(design)) for name in resolve_readouts(readouts, question.target.kind)]
 
 
 def functional_connectivity(question: Question, sources: list, readouts: list[str]) -> list[Answer]:
-    """Let ridge and the asked readouts of functional connectivity answer: the reference of every comparison."""
+    """Let ridge and the asked readouts of functional connectivity answer: the reference where samples are series."""
     table = connectivity(question.people, sources)
     names = resolve_readouts([*readouts, "ridge"], question.target.kind)
     return [answer(question, System("fc"), name, _fixed(table)) for name in names]
+
+
+def voxels(question: Question, sources: list, readouts: list[str]) -> list[Answer]:
+    """Let ridge and the asked readouts of masked voxels answer: the reference where samples are maps or slices.
+
+    Slices of different shapes have no pixels to compare; then nobody answers.
+    """
+    maps = Maps(question.people, sources)
+    if question.people.content == "image" and len(maps.shapes) > 1:
+        log.warning("no baseline voxels for %s: scans have slices of several shapes", question.target.task)
+        return []
+    measured = MaskedVoxels.of(maps, [fold.train for fold in question.folds])
+
+    def features(fold: Fold) -> Kernel:
+        return measured.kernel(question.folds.index(fold))
+
+    names = resolve_readouts([*readouts, "ridge"], question.target.kind)
+    return [answer(question, System("voxels"), name, features) for name in names]
+
+
+def regions(question: Question, sources: list, readouts: list[str]) -> list[Answer]:
+    """Let ridge and the asked readouts of regional volumes and their sum answer; nobody where there are none."""
+    if missing := [source.dataset for source in sources if source.regional.empty]:
+        log.warning("no baseline regions for %s: %s has no regional volumes", question.target.task, ", ".join(missing))
+        return []
+    table = regional_volumes(question.people, sources)
+    names = resolve_readouts([*readouts, "ridge"], question.target.kind)
+    return [answer(question, System("regions"), name, _fixed(table)) for name in names]

@@ -11,6 +11,7 @@ import pandas as pd
 from neuropipe.report.read import Results, SplitFacts, Training
 from neuropipe.report.tables import Board
 from neuropipe.report.words import amount, interval
+from neuropipe.splits.people import individuals
 
 State = Literal["passed", "failed", "unknown"]
 Topic = Literal["split", "scores", "pretraining"]
@@ -21,7 +22,7 @@ OPEN = {
         "No transform is fitted outside the training side",
         "holds by the one protocol that every system goes through; not measured in this study",
     ),
-    "site": ("Site is no easier to read from the embedding than from connectivity", "not measured in this study"),
+    "site": ("Site is no easier to read from the embedding than from the reference", "not measured in this study"),
 }
 
 
@@ -105,42 +106,39 @@ def _measured(item: dict[str, Any], labels: dict[str, str]) -> Check:
 def _pretraining(name: str, models: list[Training], results: Results) -> Check:
     """Check by the lists of people that no model of a recipe and seed learned from those it is tested on."""
     title = f"Model {name}: learned from nobody whom it is tested on, kin included"
-    seen, known = set(), 0
+    seen, known, links = set(), 0, results.config.same_people()
     for one in models:
         tested = _tested(one, results)
         if one.people is None or tested is None:
             continue
         known += 1
-        learned = _ids(one.people)
+        learned = set(individuals(one.people, links))
         persons = _persons_of(learned, results)
-        seen |= {key for key, person in tested.items() if key in learned or person in persons}
+        seen |= {name for name, person in tested.items() if name in learned or person in persons}
     scope = f"by the lists of people of {known} of {len(models)} model{'' if len(models) == 1 else 's'}"
     if seen:
         return Check("pretraining", title, "failed", f"{len(seen)} test people were seen, {scope}")
     return Check("pretraining", title, "passed" if known == len(models) else "unknown", scope)
 
 
-def _ids(people: pd.DataFrame) -> set[tuple[str, str]]:
-    return set(zip(people["dataset"].astype(str), people["participant_id"].astype(str), strict=True))
-
-
-def _tested(training: Training, results: Results) -> dict[tuple[str, str], str] | None:
-    """Return person by (dataset, participant) of everyone whom the model is tested on; None where unknown."""
+def _tested(training: Training, results: Results) -> dict[str, str] | None:
+    """Return person by individual of everyone whom the model is tested on; None where unknown."""
     split, _, fold = training.where.partition("/")
     facts = [results.splits[split]] if split in results.splits else list(results.splits.values())
     tables = [one.table for one in facts if one.table is not None]
     if not tables or len(tables) < len(facts):
         return None
     rows = pd.concat([table[(table["role"] == "test") & ((table["fold"] == fold) | (not fold))] for table in tables])
-    keys = zip(rows["dataset"].astype(str), rows["participant_id"].astype(str), strict=True)
-    return dict(zip(keys, rows["person"].astype(str), strict=True))
+    return dict(zip(individuals(rows, results.config.same_people()), rows["person"].astype(str), strict=True))
 
 
-def _persons_of(learned: set[tuple[str, str]], results: Results) -> set[str]:
+def _persons_of(learned: set[str], results: Results) -> set[str]:
     """Return the persons (or families) of everyone in `learned`, as far as the splits know them."""
     tables = [facts.table for facts in results.splits.values() if facts.table is not None]
-    rows = pd.concat(tables).drop_duplicates(["dataset", "participant_id"]) if tables else pd.DataFrame()
-    return {str(row.person) for row in rows.itertuples() if (str(row.dataset), str(row.participant_id)) in learned}
+    if not tables:
+        return set()
+    rows = pd.concat(tables).drop_duplicates(["dataset", "participant_id"])
+    return set(rows.loc[individuals(rows, results.config.same_people()).isin(learned), "person"].astype(str))
 
 
 def banners(results: Results, boards: Iterable[Board], checks: Iterable[Check]) -> list[Banner]:
@@ -159,7 +157,7 @@ def banners(results: Results, boards: Iterable[Board], checks: Iterable[Check]) 
         found.append(Banner(f"Pretraining of {', '.join(everyone)} has seen the test people", detail, "audit"))
     elif seen := [check for check in failed if check.topic == "pretraining"]:
         found.append(Banner("Pretraining has seen test people", _listed(seen), "audit"))
-    return found + [banner for board in boards if (banner := below_connectivity(board)) is not None]
+    return found + [banner for board in boards if (banner := below_reference(board)) is not None]
 
 
 def _listed(checks: list[Check]) -> str:
@@ -167,13 +165,13 @@ def _listed(checks: list[Check]) -> str:
     return f"{named}; and {len(checks) - SHOWN} more." if len(checks) > SHOWN else f"{named}."
 
 
-def below_connectivity(board: Board) -> Banner | None:
-    """Return a warning where the best model scores below functional connectivity."""
+def below_reference(board: Board) -> Banner | None:
+    """Return a warning where the best model scores below the reference."""
     model = board.best("model")
-    connectivity = board.twin(model, "fc") if model else None
-    if model is None or connectivity is None:
+    reference = board.twin(model, "reference") if model else None
+    if model is None or reference is None:
         return None
-    difference = board.difference(model, connectivity)
+    difference = board.difference(model, reference)
     if not board.gain(difference.value) < 0:
         return None
     between = interval(difference.low, difference.high, board.metric, signed=True)
@@ -185,9 +183,9 @@ def below_connectivity(board: Board) -> Banner | None:
     if between == "–":
         says = "No interval of the difference is available."
     detail = (
-        f"{amount(model.value, board.metric)} against {amount(connectivity.value, board.metric)}. {says} "
-        "A linear readout of connectivity is the simpler choice here."
+        f"{amount(model.value, board.metric)} against {amount(reference.value, board.metric)}. {says} "
+        f"A linear readout of {board.reference.data} is the simpler choice here."
     )
     return Banner(
-        f"{model.system.label} scores below functional connectivity on {board.name}", detail, f"task-{board.name}"
+        f"{model.system.label} scores below {board.reference.words} on {board.name}", detail, f"task-{board.name}"
     )

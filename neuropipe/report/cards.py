@@ -14,10 +14,12 @@ from neuropipe import __version__
 from neuropipe.report import lineage, words
 from neuropipe.report.audit import Check
 from neuropipe.report.read import Results, Training
+from neuropipe.report.systems import REFERENCES
 from neuropipe.report.tables import NAMES, Board, Entry
 from neuropipe.report.words import amount, interval, probability
 
 TEMPLATES = Path(__file__).parent / "templates"
+MAPS = {"gm": "grey-matter maps", "wm": "white-matter maps", "t1w": "T1-weighted images"}
 NOTES = {
     "train_side": ": the training side of each fold, never its test people",
     "external": ": datasets that share nobody with any task",
@@ -40,10 +42,12 @@ def render(results: Results, boards: list[Board], checks: list[Check], recipe: s
             version=__version__,
             date=f"{made_at:%Y-%m-%d}",
             family=about.get("family", "unknown"),
-            regions=_regions(about),
+            input=_input(about),
             t_r=f"{about['t_r']:g} s" if "t_r" in about else "as in the data",
-            normalisation=about.get("normalisation", "unknown"),
-            order_hash=about.get("region_order_hash", "unknown"),
+            series=about.get("content", "series") == "series",
+            normalisation=about.get("normalisation") or (about.get("volumes") or {}).get("scale", "unknown"),
+            fits=_fits(about),
+            reference=(judged[0][0].reference if judged else REFERENCES["series"]).label,
             people=item.people if item else "unknown",
             people_note=NOTES[item.people] if item else "",
             datasets=", ".join(item.datasets) if item else "unknown",
@@ -52,7 +56,8 @@ def render(results: Results, boards: list[Board], checks: list[Check], recipe: s
             verdicts=[words.verdict(board) for board in boards if board.name in {b.name for b, _ in judged}],
             checks=[check for check in checks if check.title.startswith(f"Model {recipe},")],
             configuration=yaml.safe_dump(
-                {"model": about.get("model"), "recipe": about.get("recipe"), "clean": about.get("clean")},
+                {"model": about.get("model"), "recipe": about.get("recipe")}
+                | {key: about[key] for key in ("clean", "volumes", "slices") if about.get(key)},
                 sort_keys=False,
             ),
         )
@@ -87,25 +92,42 @@ def _model(one: Training, results: Results) -> dict[str, Any]:
 
 
 def _result(board: Board, entry: Entry) -> dict[str, str]:
-    connectivity = board.twin(entry, "fc")
+    reference = board.twin(entry, "reference")
     row = {
         "task": board.name,
         "readout": entry.system.readout,
         "metric": NAMES[board.metric],
         "value": amount(entry.value, board.metric),
         "interval": interval(entry.ci_low, entry.ci_high, board.metric),
-        "fc": "–",
+        "reference": "–",
         "difference": "–",
         "p": probability(entry.p_perm),
         "n_test": f"{entry.n_test:.0f}",
     }
-    if connectivity is not None:
-        difference = board.difference(entry, connectivity)
+    if reference is not None:
+        difference = board.difference(entry, reference)
         between = interval(difference.low, difference.high, board.metric, signed=True)
-        row["fc"] = amount(connectivity.value, board.metric)
+        row["reference"] = amount(reference.value, board.metric)
         row["difference"] = f"{amount(difference.value, board.metric, signed=True)} ({between})"
     return row
 
 
-def _regions(about: dict[str, Any]) -> str:
-    return f"{about.get('n_regions', '?')} regions of {' + '.join(about.get('atlases') or ['an unknown atlas'])}"
+def _input(about: dict[str, Any]) -> str:
+    """Return what a model reads: regions, maps on a grid, or slices."""
+    if about.get("content", "series") == "series":
+        return f"{about.get('n_regions', '?')} regions of {' + '.join(about.get('atlases') or ['an unknown atlas'])}"
+    held = MAPS.get(about.get("map"), "pictures" if about["content"] == "image" else "maps")
+    if grid := about.get("grid"):
+        held += f" of {' × '.join(map(str, grid['shape']))} voxels in {grid['space']}"
+    if about["content"] == "volume":
+        return held
+    plane = (about.get("slices") or {}).get("plane")
+    return f"{plane} slices of {held}" if plane else held
+
+
+def _fits(about: dict[str, Any]) -> str:
+    """Return which data a model may be given."""
+    if about.get("content", "series") == "series":
+        digest = about.get("region_order_hash", "unknown")
+        return f"the same regions in the same order (`{digest}`), cleaned as in the configuration below"
+    return "the same content in the same space, prepared as in the configuration below"

@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from neuropipe.report.svg import Scale, number, padded
+from neuropipe.report.systems import SQUARE
 from neuropipe.report.tables import NAMES, Board, Entry
 from neuropipe.report.words import amount, interval
 
@@ -76,7 +77,7 @@ def _lines(board: Board) -> list[tuple[str, str, float]]:
         shown = amount(board.chance, board.metric)
         found.append(("l-chance", f"{'knowing nothing' if board.lower_is_better else 'chance'} {shown}", board.chance))
     model = board.best("model")
-    for role, words in (("fc", "functional connectivity"), ("confounds", "confounds only")):
+    for role, words in (("reference", board.reference.words.removeprefix("the ")), ("confounds", "confounds only")):
         entry = board.twin(model, role) if model else board.best(role)
         if entry is not None:
             found.append((f"l-{role}", f"{words} {amount(entry.value, board.metric)}", entry.value))
@@ -112,7 +113,7 @@ def _row(
 
 def _point(at: float, entry: Entry, tip: str) -> Markup:
     """Return the mark of a value: squares for baselines, circles for networks, hollow where untrained."""
-    if entry.system.role in ("fc", "confounds", "majority"):
+    if entry.system.role in SQUARE:
         mark = Markup(
             '<rect x="{:.2f}%" y="50%" width="10" height="10" transform="translate(-5 -5)" class="point {}">'
             "<title>{}</title></rect>"

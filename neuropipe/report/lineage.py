@@ -15,6 +15,7 @@ from neuropipe.provenance import STAGE_VERSIONS, read_json, sha256
 SIDECARS = {
     "index": ["index/*/*.json"],
     "parcellate": ["derivatives/*/sub-*/func/*.json", "derivatives/*/sub-*/ses-*/func/*.json"],
+    "volumes": ["derivatives/*/sub-*/anat/*.json", "derivatives/*/sub-*/ses-*/anat/*.json"],
     "shard": ["shards/*/chunk-*.json"],
     "collect": ["shards/*/manifest.json"],
     "events": ["index/*/events.json"],
@@ -22,6 +23,7 @@ SIDECARS = {
     "split": ["splits/*/*.json"],
     "pretrain": ["models/*/seed-*/**/config.json"],
     "embed": ["embeddings/*/seed-*/**/*.json"],
+    "finetune": ["finetuned/*/*/seed-*/**/config.json", "tasks/*/finetune/*/*.json"],
     "probe": ["tasks/*/probe/*.json"],
     "baselines": ["tasks/*/baselines/*.json"],
     "evaluate": ["*.json"],

@@ -68,7 +68,7 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             date=f"{made_at:%d %B %Y}".lstrip("0"),
             version=__version__,
             seed=results.config.seed,
-            sections=SECTIONS,
+            sections=_sections(results),
             style=Markup(style),
             script=Markup(script),
             style_hash=csp(style),
@@ -94,6 +94,12 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
         )
     )
     return Rendered(page, {name: cards.render(results, boards, checks, name, made_at) for name in recipes})
+
+
+def _sections(results: Results) -> list[tuple[str, str]]:
+    """Return the sections with their names in the navigation."""
+    motion = "Motion" if views.has_series(results) else "Quality"
+    return [(link, motion if link == "quality" else name) for link, name in SECTIONS]
 
 
 @cache

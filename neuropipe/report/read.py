@@ -183,7 +183,7 @@ def participants(config: StudyConfig, study: Study, dataset: str) -> pd.DataFram
 def _runs(config: StudyConfig, study: Study, missing: list[str]) -> pd.DataFrame | None:
     parts = []
     for dataset in config.datasets:
-        table = _optional(study.qc(dataset) / "runs.parquet", f"motion of {dataset}", missing)
+        table = _optional(study.qc(dataset) / "runs.parquet", f"{_shown(config, dataset)} of {dataset}", missing)
         if table is None:
             continue
         people = participants(config, study, dataset)
@@ -191,6 +191,10 @@ def _runs(config: StudyConfig, study: Study, missing: list[str]) -> pd.DataFrame
             table = table.drop(columns=["site"], errors="ignore").merge(people, on="participant_id", how="left")
         parts.append(table.assign(dataset=dataset))
     return pd.concat(parts, ignore_index=True) if parts else None
+
+
+def _shown(config: StudyConfig, dataset: str) -> str:
+    return "motion" if config.datasets[dataset].content == "series" else "quality"
 
 
 def _regions(config: StudyConfig, study: Study, missing: list[str]) -> pd.DataFrame | None:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from neuropipe.config import REFERENCES as NAMES_OF
+
+NAMES = frozenset(NAMES_OF.values())  # what references are called in the tables
 RANDOM = " (random weights)"
 SCRATCH = " (from scratch)"
-BASELINES = {"fc": "Functional connectivity", "confounds": "Confounds only"}
+BASELINES = {"regions": "Linear model of regional volumes", "confounds": "Confounds only"}
 # Drawing order: what the study is about first, what needs no brain data last.
-ROLES = ["model", "scratch", "random", "fc", "confounds", "majority"]
+ROLES = ["model", "scratch", "random", "reference", "regions", "confounds", "majority"]
+SQUARE = ("reference", "regions", "confounds", "majority")  # drawn as squares: no network
 READOUTS = {
     "linear": "linear readout",
     "ridge": "ridge",
@@ -19,6 +23,38 @@ READOUTS = {
     "knn": "k nearest neighbours",
     "finetune": "fine-tuned",
     "baseline": "",
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The baseline that everything is compared with, in words.
+
+    Attributes
+    ----------
+    words : str
+        What it is called within a sentence.
+    data : str
+        What is read out linearly.
+    short : str
+        For the head of a column.
+    """
+
+    words: str
+    data: str
+    short: str
+
+    @property
+    def label(self) -> str:
+        """What it is called in a list."""
+        text = self.words.removeprefix("the ")
+        return text[0].upper() + text[1:]
+
+
+REFERENCES = {
+    "series": Reference("functional connectivity", "connectivity", "FC"),
+    "volume": Reference("the linear model of voxels", "voxels", "voxels"),
+    "image": Reference("the linear model of pixels", "pixels", "pixels"),
 }
 
 
@@ -61,17 +97,19 @@ def role_of(name: str) -> str:
         return "random"
     if name.endswith(SCRATCH):
         return "scratch"
-    if name in ("confounds", "majority"):
+    if name in ("regions", "confounds", "majority"):
         return name
-    if name == "fc" or name.startswith(("fc-", "fc_", "fc ")):
-        return "fc"
+    if name in NAMES or name.startswith(("fc-", "fc_", "fc ")):
+        return "reference"
     return "model"
 
 
-def label_of(name: str, readout: str, seed: str, kind: str) -> str:
-    """Return what a system is called on the page; `kind` is the kind of the task."""
+def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series") -> str:
+    """Return what a system is called on the page; `kind` is that of the task, `content` that of its samples."""
     if name == "majority":
         base = "Mean of the training people" if kind == "regression" else "Majority class"
+    elif name in NAMES:
+        base = REFERENCES[content].label
     elif name in BASELINES:
         base = BASELINES[name]
     elif name.endswith(RANDOM):
@@ -84,7 +122,7 @@ def label_of(name: str, readout: str, seed: str, kind: str) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def make(runs: pd.DataFrame, kind: str) -> list[System]:
+def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]:
     """Return the systems of a task in drawing order.
 
     Parameters
@@ -94,6 +132,8 @@ def make(runs: pd.DataFrame, kind: str) -> list[System]:
         label only where one system has several.
     kind : {"binary", "multiclass", "regression"}
         Kind of the task.
+    content : {"series", "volume", "image"}
+        What its samples are.
     """
     roles = runs["system"].map(role_of)
     runs = runs.assign(role=roles, rank=roles.map(ROLES.index)).sort_values(["rank", "run_id"])
@@ -103,7 +143,7 @@ def make(runs: pd.DataFrame, kind: str) -> list[System]:
     found = []
     for run, seeds, readouts, number in zip(runs.itertuples(), n_seeds, n_readouts, numbers, strict=True):
         shown = run.readout if readouts > 1 else "baseline"
-        label = label_of(run.system, shown, run.seed if seeds > 1 else "", kind)
+        label = label_of(run.system, shown, run.seed if seeds > 1 else "", kind, content)
         css = f"s-{run.role}" if number == 1 else f"s-{run.role} v{min(number, 4)}"
         found.append(System(run.run_id, run.system, run.readout, run.role, label, css, run.seed))
     return found

@@ -117,6 +117,8 @@ class Board:
         Primary metric of single folds; empty for a single test set.
     nulls : dict of str to ndarray
         By run: the primary metric under each permutation of the labels, averaged over folds.
+    content : {"series", "volume", "image"}
+        What the samples of its datasets are, which decides what models are compared with.
     """
 
     name: str
@@ -127,6 +129,12 @@ class Board:
     others: pd.DataFrame
     folds: pd.DataFrame
     nulls: dict[str, np.ndarray]
+    content: str = "series"
+
+    @property
+    def reference(self) -> systems.Reference:
+        """What models are compared with, in words."""
+        return systems.REFERENCES[self.content]
 
     @property
     def lower_is_better(self) -> bool:
@@ -181,7 +189,8 @@ def board(results: Results, name: str) -> Board | None:
     primary = summary[summary["metric"] == metric]
     if primary.empty:
         return None
-    competitors = systems.make(primary[RUN].drop_duplicates(), task.kind)
+    content = results.config.content(name)
+    competitors = systems.make(primary[RUN].drop_duplicates(), task.kind, content)
     entries = [_entry(system, primary, pooled[pooled["metric"] == metric]) for system in competitors]
     single = rows[(rows["metric"] == metric) & ~rows["fold"].isin(SUMMARIES)]
     single = single.drop_duplicates(["run_id", "fold"])  # a row per reference
@@ -195,6 +204,7 @@ def board(results: Results, name: str) -> Board | None:
         others=_others(summary, competitors, metric),
         folds=single if several else single.iloc[:0],
         nulls=_nulls(results.nulls, competitors, metric),
+        content=content,
     )
 
 

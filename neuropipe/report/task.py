@@ -40,6 +40,7 @@ class Figure:
 class TaskView:
     """One task: verdict, leaderboard, figures.
 
+    ``reference`` is the name of what all are compared with, ``short`` what the column of differences calls it;
     ``has`` says which columns of the leaderboard are shown; ``common`` says in words what is the same
     for all systems and needs no column.
     """
@@ -51,6 +52,7 @@ class TaskView:
     metric: str
     question: str
     reference: str
+    short: str
     has: dict[str, bool]
     common: str
     figures: list[Figure]
@@ -68,8 +70,8 @@ def question(task: Task) -> str:
 def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
     """Return a task as the template reads it."""
     entries = board.entries
-    connectivity = board.best("fc")
-    reference = connectivity.system.name if connectivity else ""
+    compared = board.best("reference")
+    reference = compared.system.name if compared else ""
     deltas = [entry.differences[reference] for entry in entries if reference in entry.differences]
     return TaskView(
         name=board.name,
@@ -79,6 +81,7 @@ def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
         metric=NAMES[board.metric],
         question=_population(board, predictions),
         reference=reference,
+        short=board.reference.short,
         has={
             "pooled": any(math.isfinite(entry.pooled) for entry in entries),
             "delta": any(math.isfinite(delta.value) for delta in deltas),
@@ -149,20 +152,20 @@ def _task_figures(board: Board, predictions: pd.DataFrame | None) -> list[Figure
     found = []
     tested = _tested(board, predictions)
     if tested is not None and board.task.kind == "binary":
-        drawing, drawn = figures.roc(tested, chosen(board, ("model", "random", "fc", "confounds")))
+        drawing, drawn = figures.roc(tested, chosen(board, ("model", "random", "reference", "confounds")))
         several = tested["fold"].nunique() > 1
         caption = "ROC curves, mean over folds" if several else "ROC curves"
         if drawn:
             found.append(Figure(caption, drawing, drawn))
-        drawing, drawn = figures.reliability(tested, chosen(board, ("model", "fc")))
+        drawing, drawn = figures.reliability(tested, chosen(board, ("model", "reference")))
         if drawn:
             found.append(Figure("Calibration: bins of equal size; the diagonal is perfect", drawing, drawn))
     elif tested is not None and board.task.kind == "regression":
-        for system in chosen(board, ("model", "fc", "confounds")):
+        for system in chosen(board, ("model", "reference", "confounds")):
             drawing = figures.scatter(tested, system, board.task.target)
             found.append(Figure(f"{system.label}; the dashed line is a perfect answer", drawing, small=True))
     if len(board.folds):
-        compared = chosen(board, ("model", "fc")) or chosen(board, ("confounds",))
+        compared = chosen(board, ("model", "reference")) or chosen(board, ("confounds",))
         drawing = figures.folds(board.folds, compared, NAMES[board.metric], board.chance)
         found.append(Figure("Each fold (people tested); dashed: knowing nothing", drawing, compared))
     return found

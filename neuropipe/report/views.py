@@ -124,8 +124,11 @@ def _training_sentence(models: list[Training], rated: list[Training]) -> str:
 
 
 def motion_and_coverage(results: Results) -> dict[str, Any]:
-    """Return figures, sentences and tables of the quality section."""
+    """Return figures, sentences and tables of the quality section; of motion only where there are series."""
     found: dict[str, Any] = {"figures": [], "sentences": [], "summary": [], "lowest": []}
+    series = has_series(results)
+    found["title"] = "Motion and coverage" if series else "Quality of maps and slices"
+    found["pages_say"] = f"Every {'run, with its picture before and after cleaning' if series else 'scan'}:"
     found["pages"] = [
         (name, f"../qc/{name}/index.html")
         for name in results.config.datasets
@@ -133,27 +136,34 @@ def motion_and_coverage(results: Results) -> dict[str, Any]:
     ]
     limits = results.config.exclude
     if results.runs is None:
-        found["sentences"].append("No quality table of recordings was found, so motion cannot be shown.")
+        what = "motion" if series else "quality"
+        found["sentences"].append(f"No quality table of recordings was found, so {what} cannot be shown.")
     else:
         found["summary"] = quality.summary(results.runs)
         found["figures"] += _motion(results, limits.max_mean_fd_mm)
-        if not found["figures"]:
+        if series and not found["figures"]:
             found["sentences"].append(
                 "No recording has a framewise displacement (ready-made series have none), so motion cannot be shown."
             )
     regions = results.regions
-    if regions is None or not regions["mean_coverage"].notna().any():
-        found["sentences"].append(
-            "No region has a coverage (ready-made series have none), so coverage cannot be shown."
-        )
+    if regions is None or "mean_coverage" not in regions or not regions["mean_coverage"].notna().any():
+        if series:
+            found["sentences"].append(
+                "No region has a coverage (ready-made series have none), so coverage cannot be shown."
+            )
         return found
-    for dataset, part in regions.groupby("dataset", sort=False):
+    for dataset, part in regions[regions["mean_coverage"].notna()].groupby("dataset", sort=False):
         caption = f"Coverage of regions by network, {dataset}"
         found["figures"].append(Figure(caption, quality.coverage(part, limits.min_region_coverage)))
         low = quality.lowest(part)
         coverage, share = low["mean_coverage"].map("{:.3f}".format), low["share_missing"].map("{:.1%}".format)
         found["lowest"] += low.assign(mean_coverage=coverage, share_missing=share).to_dict("records")
     return found
+
+
+def has_series(results: Results) -> bool:
+    """Return whether any dataset of the study holds series, which have motion."""
+    return any(item.content == "series" for item in results.config.datasets.values())
 
 
 def _motion(results: Results, limit: float | None) -> list[Figure]:

@@ -12,10 +12,10 @@ Tone = Literal["good", "neutral", "bad"]
 ALPHA = 0.05  # a permutation p below it is called above chance
 TONES: dict[str, Tone] = {"better": "good", "worse": "bad", "undecided": "neutral"}
 RELATIONS = {
-    "better": "{model} beats functional connectivity on {task}.",
-    "worse": "{model} falls below functional connectivity on {task}.",
-    "undecided": "{model} and functional connectivity cannot be told apart on {task}.",
-    "untested": "{model} stands beside functional connectivity on {task}, untested.",
+    "better": "{model} beats {reference} on {task}.",
+    "worse": "{model} falls below {reference} on {task}.",
+    "undecided": "{model} and {reference} cannot be told apart on {task}.",
+    "untested": "{model} stands beside {reference} on {task}, untested.",
 }
 
 
@@ -28,13 +28,13 @@ class Verdict:
     task : str
         Name of the task.
     tone : {"good", "neutral", "bad"}
-        Against functional connectivity.
+        Against the reference: functional connectivity, or the linear model of voxels.
     headline : str
         One sentence without numbers.
     numbers : str
         The numbers behind it.
     details : list of str
-        Chance, random weights, confounds: one sentence each.
+        Chance, the mean of the training people, random weights, confounds: one sentence each.
     """
 
     task: str
@@ -76,24 +76,25 @@ def verdict(board: Board) -> Verdict:
     model = board.best("model")
     if model is None:
         return _without_model(board)
-    connectivity, random = board.twin(model, "fc"), board.twin(model, "random")
-    details = [_against_chance(model)]
+    reference, random = board.twin(model, "reference"), board.twin(model, "random")
+    details = [_against_chance(model), *_against_mean(board, model)]
     if model.n_seen > 0:
         details.insert(0, f"Pretraining saw {model.n_seen:.0f} test people: this says nothing about new people.")
     if random is not None:
         details.append(_against_random(board, model, random))
-    details += _other_connectivity(board, connectivity)
+    details += _other_baselines(board, reference)
     details += _confounds(board, model)
-    if connectivity is None:
-        headline = f"{model.system.label} stands alone on {board.name}: functional connectivity was not run beside it."
+    named = board.reference.words
+    if reference is None:
+        headline = f"{model.system.label} stands alone on {board.name}: {named} was not run beside it."
         return Verdict(board.name, "neutral", headline, _with_interval(board, model), details)
-    difference = board.difference(model, connectivity)
+    difference = board.difference(model, reference)
     judged = board.judge(difference)
     relation = RELATIONS[judged if math.isfinite(difference.low) else "untested"]
-    headline = relation.format(model=model.system.label, task=board.name)
+    headline = relation.format(model=model.system.label, reference=named, task=board.name)
     numbers = (
         f"{NAMES[board.metric]} {amount(model.value, board.metric)} against "
-        f"{amount(connectivity.value, board.metric)}; {_difference(board, difference)}."
+        f"{amount(reference.value, board.metric)}; {_difference(board, difference)}."
     )
     tone: Tone = "bad" if model.n_seen > 0 else TONES[judged]
     return Verdict(board.name, tone, headline, numbers, details)
@@ -101,7 +102,8 @@ def verdict(board: Board) -> Verdict:
 
 def _without_model(board: Board) -> Verdict:
     """Return the verdict of a task for which no model was trained."""
-    best = next((entry for role in ("random", "fc", "confounds") if (entry := board.best(role))), None)
+    roles = ("random", "reference", "regions", "confounds")
+    best = next((entry for role in roles if (entry := board.best(role))), None)
     if best is None:
         return Verdict(board.name, "neutral", f"Nothing but the trivial answer was judged on {board.name}.", "", [])
     headline = f"No model was trained for {board.name}; {best.system.label} stands for what is reachable."
@@ -136,12 +138,30 @@ def _against_chance(entry: Entry) -> str:
     return f"{entry.system.label} is not distinguishable from chance ({p})."
 
 
-def _other_connectivity(board: Board, compared: Entry | None) -> list[str]:
-    """Return a sentence where another readout of connectivity does better than the one compared with."""
-    best = board.best("fc")
-    if best is None or compared is None or best is compared:
+def _other_baselines(board: Board, compared: Entry | None) -> list[str]:
+    """Return a sentence where another readout of the reference does better, and one for regional volumes."""
+    best, regions = board.best("reference"), board.best("regions")
+    shown = [] if best is None or compared is None or best is compared else [best]
+    shown += [] if regions is None else [regions]
+    return [f"{entry.system.label} reaches {amount(entry.value, board.metric)}." for entry in shown]
+
+
+def _against_mean(board: Board, model: Entry) -> list[str]:
+    """Return whether a number is predicted better than by the mean of the training people."""
+    mean = board.best("majority")
+    if board.task.kind != "regression" or mean is None:
         return []
-    return [f"{best.system.label} reaches {amount(best.value, board.metric)}."]
+    difference = board.difference(model, mean)
+    values = f"{amount(model.value, board.metric)} against {amount(mean.value, board.metric)}"
+    if math.isfinite(difference.low):
+        says = {
+            "better": "beats the mean of the training people",
+            "worse": "does worse than the mean of the training people",
+            "undecided": "cannot be told apart from the mean of the training people",
+        }[board.judge(difference)]
+    else:
+        says = "stands beside the mean of the training people, untested"
+    return [f"{model.system.label} {says}: {values}; {_difference(board, difference)}."]
 
 
 def _against_random(board: Board, model: Entry, random: Entry) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from neuropipe.errors import SplitError
 from neuropipe.splits.make import SIDES
+from neuropipe.splits.people import individuals
 
 ROLES = (*SIDES, "unused")
 CHECKS = [
@@ -21,7 +22,10 @@ CHECKS = [
 
 
 def audit_split(
-    table: pd.DataFrame, recordings: pd.DataFrame, labels: Mapping[str, pd.Series] | None = None
+    table: pd.DataFrame,
+    recordings: pd.DataFrame,
+    labels: Mapping[str, pd.Series] | None = None,
+    same_people: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Check a split and return what was checked, with counts.
 
@@ -34,6 +38,8 @@ def audit_split(
     labels : mapping of task name to Series, optional
         Class labels (text; missing: None) of the tasks that the split judges, indexed by
         ``<dataset>/<participant_id>``.
+    same_people : mapping of str to str, optional
+        Dataset whose people are those of another, to that other dataset: people are counted once.
 
     Returns
     -------
@@ -47,13 +53,14 @@ def audit_split(
     """
     problems: list[str] = []
     folds = []
+    table = table.assign(individual=individuals(table, same_people or {}))
     for (repeat, fold), rows in table.groupby(["repeat", "fold"], sort=False):
         where = f"fold {fold}" if table["fold"].nunique() > 1 else "the split"
         problems += _twice(rows, where) + _divided(rows, where) + _duplicates(rows, recordings, where)
         problems += _empty(rows, where)
         for task, values in (labels or {}).items():
             problems += _missing_classes(rows, values, task, where)
-        counts = rows["role"].value_counts()
+        counts = rows.drop_duplicates(["individual", "role"])["role"].value_counts()
         folds.append({"repeat": int(repeat), "fold": str(fold), **{side: int(counts.get(side, 0)) for side in ROLES}})
     name = table["split"].iloc[0]
     if problems:
@@ -62,7 +69,7 @@ def audit_split(
     return {
         "split": name,
         "scheme": table["scheme"].iloc[0],
-        "n_people": int(table.drop_duplicates(["dataset", "participant_id"]).shape[0]),
+        "n_people": int(table["individual"].nunique()),
         "n_persons_or_kin": int(table["person"].nunique()),
         "checks": [{"check": check, "passed": True} for check in CHECKS],
         "folds": folds,

@@ -17,7 +17,7 @@ import pandas as pd
 
 from neuropipe.config import Split
 from neuropipe.errors import SplitError
-from neuropipe.splits.people import People
+from neuropipe.splits.people import People, individuals
 
 COLUMNS = ["split", "scheme", "repeat", "fold", "role", "dataset", "participant_id", "person", "site"]
 SIDES = ("train", "validation", "test")
@@ -79,18 +79,21 @@ def make_split(name: str, settings: Split, people: People) -> pd.DataFrame:
 def ordered_units(people: People, stratify: list[str], rng: np.random.Generator) -> pd.DataFrame:
     """Return one row per person in the order that draws walk along.
 
-    Columns ``person, dataset, n`` (participants that belong to the unit) and ``stratum`` (int). The order
-    depends on the ids, the strata and `rng`, never on the order of rows.
+    Columns ``person, dataset, datasets`` (all in which the unit has recordings), ``n`` (individuals that belong to
+    the unit) and ``stratum`` (int). The order depends on the ids, the strata and `rng`, never on the order of rows.
     """
-    keys = people.table[["person", "dataset", "site"]].copy()
+    keys = people.table[["person", "dataset", "site"]].assign(individual=people.individuals)
+    keys["linked"] = keys["dataset"].isin(people.same_people)  # a person belongs to the dataset that names people
     for number, column in enumerate(stratify):
         keys[f"stratum {number}"] = _stratum(people, column)
-    units = keys.groupby("person", sort=True).first()  # a family counts as its first member
+    ordered = keys.sort_values("linked", kind="stable").drop(columns=["linked", "individual"])
+    units = ordered.groupby("person", sort=True).first()  # a family counts as its first member
     strata = list(units)  # dataset, site, and what the split asks for
     units["stratum"] = units.groupby(strata, dropna=False).ngroup()
-    units["n"] = keys["person"].value_counts()
+    units["n"] = keys.groupby("person")["individual"].nunique()
+    units["datasets"] = keys.groupby("person")["dataset"].agg(frozenset)
     units["draw"] = rng.permutation(len(units))
-    return units.sort_values([*strata, "draw"]).reset_index()[["person", "dataset", "n", "stratum"]]
+    return units.sort_values([*strata, "draw"]).reset_index()[["person", "dataset", "datasets", "n", "stratum"]]
 
 
 def fold_numbers(n: int, n_folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -140,18 +143,21 @@ def _stratified(strata: np.ndarray, wanted: int, rng: np.random.Generator) -> np
 def _draw(units: pd.DataFrame, free: np.ndarray, amount: Amount, what: str, rng: np.random.Generator) -> np.ndarray:
     """Return which of the `free` units (bool) are drawn for one side.
 
-    A share is one of all units; a count is of participants, and met exactly where nobody has kin.
+    A share is one of all units; a count is of individuals, and met exactly where nobody has kin. Of counts per
+    dataset, a person with recordings in two datasets counts for both, so that each is met at least.
     """
     drawn = np.zeros(len(units), dtype=bool)
     if amount is None:
         return drawn
     parts = amount if isinstance(amount, dict) else {None: amount}
     for dataset, size in parts.items():
-        inside = free if dataset is None else free & (units["dataset"] == dataset).to_numpy()
-        population = len(units) if dataset is None else int((units["dataset"] == dataset).sum())
-        if dataset is not None and population == 0:
-            raise SplitError(f"{what}: no people of dataset {dataset!r}; found {', '.join(units['dataset'].unique())}.")
-        wanted = round(size * population) if isinstance(size, float) else round(size / units["n"].mean())
+        member = np.array([dataset is None or dataset in held for held in units["datasets"]])
+        if not member.any():
+            found = ", ".join(sorted(frozenset().union(*units["datasets"])))
+            raise SplitError(f"{what}: no people of dataset {dataset!r}; found {found}.")
+        wanted = round(size * member.sum()) if isinstance(size, float) else round(size / units["n"].mean())
+        wanted = max(wanted - int((drawn & member).sum()), 0)
+        inside = free & member & ~drawn
         if wanted > inside.sum():
             raise SplitError(f"{what}: {size} asked for, but only {inside.sum()} people are free; ask for fewer.")
         drawn[np.flatnonzero(inside)[_stratified(units["stratum"].to_numpy()[inside], wanted, rng)]] = True
@@ -228,10 +234,19 @@ def _predefined(name: str, settings: Split, people: People) -> Iterator[Fold]:
                 f"{settings.path}: fold names are letters, digits, points and hyphens, and none of "
                 f"{', '.join(RESERVED)}; found {fold!r}."
             )
-        roles = people.ids.map(rows.set_index("id")["role"]).fillna("unused").to_numpy(dtype=object)
+        roles = _listed_roles(rows, people)
         if settings.validation is not None and "validation" not in roles:
             _add_validation(name, settings, people, roles, np.random.default_rng([settings.seed, number]))
         yield Fold(0, fold, roles)
+
+
+def _listed_roles(rows: pd.DataFrame, people: People) -> np.ndarray:
+    """Return everyone's role in one fold of a list; who is listed in one dataset has the role in linked ones too."""
+    listed = rows.set_index("id")["role"]
+    dataset = rows["id"].str.partition("/")
+    named = individuals(pd.DataFrame({"dataset": dataset[0], "participant_id": dataset[2]}), people.same_people)
+    by_individual = dict(zip(named, rows["role"], strict=True))
+    return people.ids.map(listed).fillna(people.individuals.map(by_individual)).fillna("unused").to_numpy(dtype=object)
 
 
 def _add_validation(name: str, settings: Split, people: People, roles: np.ndarray, rng: np.random.Generator) -> None:
@@ -272,7 +287,7 @@ def _read_list(name: str, path: Path, people: People) -> pd.DataFrame:
     if wrong := sorted(set(table["role"]) - {*SIDES, "unused"}):
         raise SplitError(f"{path}: roles are train, validation, test or unused, found {wrong}.")
     if "dataset" not in table:
-        if len(people.participants) > 1:
+        if len({people.same_people.get(name, name) for name in people.participants}) > 1:
             raise SplitError(f"{path} needs a column dataset, because there are {', '.join(people.participants)}.")
         table["dataset"] = next(iter(people.participants))
     if "fold" not in table:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
+from neuropipe.config import StudyConfig
 from neuropipe.errors import InputError
+from neuropipe.shards.read import Shards
 
 ROLES = ("site", "kin", "age", "sex")
 
@@ -40,8 +42,8 @@ class People:
     ----------
     table : DataFrame
         One row per participant of a dataset, sorted by ``dataset, participant_id``; further columns
-        ``person`` (the unit that is never divided: the kin id where one is given, else
-        ``<dataset>/<participant_id>``), ``site`` and ``sex`` (text, empty where unknown).
+        ``person`` (the unit that is never divided: the kin id where one is given, else the
+        individual's name), ``site`` and ``sex`` (text, empty where unknown).
     recordings : DataFrame
         The manifests' rows with ``source`` (position of the dataset in what `gather` was given),
         ``position`` (row of its manifest) and ``row`` (row of `table`).
@@ -49,12 +51,18 @@ class People:
         Each dataset's participants table, indexed by participant_id.
     roles : dict of str to roles
         Each dataset's columns for site, kin, age and sex.
+    same_people : dict of str to str
+        For every dataset of the study whose people are those of another: that other dataset.
+    families : dict of str to str
+        The person of every individual who is known to have kin, with or without a recording.
     """
 
     table: pd.DataFrame
     recordings: pd.DataFrame
     participants: Mapping[str, pd.DataFrame]
     roles: Mapping[str, RoleNames]
+    same_people: Mapping[str, str] = field(default_factory=dict)
+    families: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -63,6 +71,22 @@ class People:
     def ids(self) -> pd.Series:
         """``<dataset>/<participant_id>`` of every row."""
         return self.table["dataset"] + "/" + self.table["participant_id"]
+
+    @property
+    def individuals(self) -> pd.Series:
+        """Who each row is: equal for rows of linked datasets that are one and the same human being."""
+        return individuals(self.table, self.same_people)
+
+    @property
+    def content(self) -> str:
+        """What the recordings are: series, volume or image."""
+        return str(self.recordings["content"].iloc[0]) if "content" in self.recordings else "series"
+
+    def persons(self, ids: Iterable[str]) -> set[str]:
+        """Return the persons of some ``<dataset>/<participant_id>``, of any dataset of the study."""
+        pairs = [name.partition("/")[::2] for name in ids]
+        names = {f"{self.same_people.get(dataset, dataset)}/{participant}" for dataset, participant in pairs}
+        return {self.families.get(name, name) for name in names}
 
     def column(self, name: str) -> pd.Series:
         """Return what is known under `name` (a role, or a column of the participants tables), as text.
@@ -125,6 +149,15 @@ def as_text(value: object) -> str | None:
     return None if text in ("", "n/a") else text
 
 
+def individuals(table: pd.DataFrame, same_people: Mapping[str, str]) -> pd.Series:
+    """Return who each row of a table with ``dataset`` and ``participant_id`` is.
+
+    ``<dataset>/<participant_id>``, where datasets that share their people bear the name of one of them.
+    """
+    dataset = table["dataset"].astype(object)
+    return dataset.map(lambda name: same_people.get(name, name)) + "/" + table["participant_id"].astype(object)
+
+
 def _optional(people: People, name: str) -> pd.Series:
     """Return a role's values; empty text where a dataset has no such column."""
     has = [people.resolve(d, name) in people.participants[d] for d in people.participants]
@@ -133,8 +166,25 @@ def _optional(people: People, name: str) -> pd.Series:
     return people.column(name).fillna("")
 
 
-def gather(sources: Sequence[Source], roles: Mapping[str, RoleNames]) -> People:
+def gather(
+    sources: Sequence[Source],
+    roles: Mapping[str, RoleNames],
+    same_people: Mapping[str, str] | None = None,
+    beside: Mapping[str, pd.DataFrame] | None = None,
+) -> People:
     """Return the people with at least one recording in `sources` (readers of shards).
+
+    Parameters
+    ----------
+    sources : sequence of readers
+        Datasets, each once.
+    roles : dict of str to roles
+        Of every dataset in `sources` and `beside`.
+    same_people : dict of str to str, optional
+        Dataset whose people are those of another, to that other dataset (`StudyConfig.same_people`):
+        equal ids are then one person.
+    beside : dict of str to DataFrame, optional
+        Participants tables of datasets that are none of the sources, asked for kin only.
 
     Raises
     ------
@@ -162,12 +212,36 @@ def gather(sources: Sequence[Source], roles: Mapping[str, RoleNames]) -> People:
     recordings["row"] = [row[pair] for pair in pairs]
 
     known = {source.dataset: source.participants for source in sources}
-    bare = People(table, recordings, known, {name: roles[name] for name in names})
-    kin = _optional(bare, "kin")
-    table = table.assign(
-        person=np.where(kin != "", "kin/" + kin, bare.ids), site=_optional(bare, "site"), sex=_optional(bare, "sex")
-    )
-    return People(table, recordings, known, bare.roles)
+    links = dict(same_people or {})
+    families = _families(known | dict(beside or {}), roles, links)
+    bare = People(table, recordings, known, {name: roles[name] for name in names}, links, families)
+    person = bare.individuals.map(lambda name: families.get(name, name))
+    table = table.assign(person=person, site=_optional(bare, "site"), sex=_optional(bare, "sex"))
+    return replace(bare, table=table)
+
+
+def of_study(study: StudyConfig, sources: Sequence[Shards]) -> People:
+    """Return the people of some datasets of a study, with the kin that the datasets know which name them."""
+    links = study.same_people()
+    given = {source.dataset for source in sources}
+    naming = sorted({links[name] for name in given if name in links} - given)
+    beside = {name: Shards(sources[0].folder.with_name(name)).participants for name in naming}
+    return gather(sources, {name: item.roles for name, item in study.datasets.items()}, links, beside)
+
+
+def _families(
+    tables: Mapping[str, pd.DataFrame], roles: Mapping[str, RoleNames], same_people: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the person of every individual with kin; the dataset that names the people knows best."""
+    families: dict[str, str] = {}
+    for dataset in sorted(tables, key=lambda name: (name in same_people, name)):
+        column = roles[dataset].kin or "kin"
+        if column not in tables[dataset]:
+            continue
+        for participant, value in tables[dataset][column].items():
+            if (kin := as_text(value)) is not None:
+                families.setdefault(f"{same_people.get(dataset, dataset)}/{participant}", f"kin/{kin}")
+    return families
 
 
 def _check_known(dataset: str, recordings: pd.DataFrame, participants: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Answer one task with what every model must beat: the majority, confounds, connectivity, random weights."""
+"""Answer one task with what every model must beat: majority, confounds, a linear model of the data, random weights."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddi
         readouts = posed.study.evaluate.readouts
         confounds = posed.study.tasks[task].confounds
         parts: list[Answer] = []
-        for name in posed.study.evaluate.baselines:
+        of_data = {"fc": systems.functional_connectivity, "voxels": systems.voxels, "regions": systems.regions}
+        for name in posed.study.baselines(task):
             if name == "majority":
                 parts += systems.majority(posed.question)
             elif name == "confounds":
                 parts += systems.confounds_only(posed.question, confounds, readouts)
-            elif name == "fc":
-                parts += systems.functional_connectivity(posed.question, posed.sources, readouts)
+            elif name in of_data:
+                parts += of_data[name](posed.question, posed.sources, readouts)
             else:
                 for folder in embeddings:
                     parts += systems.probe(posed.question, systems.Embeddings.open(folder), readouts, "random")

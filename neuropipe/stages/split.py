@@ -37,14 +37,14 @@ def run(*, config: Path, split: str, shards: list[Path], output: Path) -> None:
     from neuropipe.shards.read import Shards
     from neuropipe.splits.audit import audit_split
     from neuropipe.splits.make import make_split
-    from neuropipe.splits.people import gather
+    from neuropipe.splits.people import of_study
 
     study = configuration.load(config)
     if split not in study.splits:
         raise ConfigError(f"No split {split!r} in {config}; known are {', '.join(study.splits) or 'none'}.")
     settings = study.splits[split]
     sources = [Shards(folder) for folder in shards]
-    people = gather(sources, {name: dataset.roles for name, dataset in study.datasets.items()})
+    people = of_study(study, sources)
     labels = {
         name: class_labels(name, task, people)
         for name, task in study.tasks.items()
@@ -52,7 +52,8 @@ def run(*, config: Path, split: str, shards: list[Path], output: Path) -> None:
     }
     with lock(output / ".lock"):
         table = make_split(split, settings, people)
-        audit = audit_split(table, people.recordings[["dataset", "participant_id", "sha256"]], labels)
+        hashes = people.recordings[["dataset", "participant_id", "sha256"]]
+        audit = audit_split(table, hashes, labels, people.same_people)
         with atomic(output / "splits.parquet") as temporary:
             table.to_parquet(temporary, index=False)
         inputs = {f"{folder.name}/manifest.parquet": sha256(folder / "manifest.parquet") for folder in shards}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from questions import diagnosis, some_people
+from questions import diagnosis, recordings, some_people
 
+from neuropipe.config import Roles
 from neuropipe.errors import SplitError
 from neuropipe.evaluate import leakage
 from neuropipe.evaluate.features import Features
 from neuropipe.evaluate.protocol import System, answer
+from neuropipe.splits.people import gather
 
 
 def fold(kin: bool = False) -> pd.DataFrame:
@@ -29,6 +31,22 @@ def test_test_people_in_pretraining_are_counted_by_whole_ids():
 
 def test_kin_of_test_people_count_too():
     assert leakage.pretrain_overlap(["toy/sub-1"], fold(kin=True)) == 1
+
+
+def test_a_person_seen_through_another_dataset_counts():
+    table = labels_of_three()
+    sources = [recordings(list(table.index), [np.zeros((5, 2))] * 3, table)]
+    beside = {"bold": table.assign(family=["a", "a", None])}
+    roles = {"toy": Roles(), "bold": Roles(kin="family"), "slices": Roles()}
+    people = gather(sources, roles, {"toy": "bold", "slices": "bold"}, beside)
+    table = people.table.assign(role=["train", "test", "test"])
+    for seen, n in (("bold/sub-3", 1), ("slices/sub-3", 1), ("slices/sub-1", 1), ("other/sub-3", 0)):
+        assert leakage.pretrain_overlap({seen, *people.persons([seen])}, table) == n, seen
+
+
+def labels_of_three() -> pd.DataFrame:
+    ids = pd.Index(["sub-1", "sub-2", "sub-3"], name="participant_id")
+    return pd.DataFrame({"site": "A", "sex": "F", "age": 30.0}, index=ids)
 
 
 def test_overlap_is_refused_unless_asked_for():

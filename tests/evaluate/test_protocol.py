@@ -86,6 +86,16 @@ def test_every_permutation_is_equally_likely():
     assert stats.chisquare(times).pvalue > 0.001
 
 
+def test_one_individual_in_two_datasets_is_permuted_as_one():
+    y = np.array([0.0, 1.0, 2.0, 0.0, 1.0, np.nan])
+    individuals = np.array(list("abcabd"), dtype=object)
+    drawn = permuted(y, np.array(["s"] * 6), 600, np.random.default_rng(0), individuals)
+    np.testing.assert_array_equal(drawn[:, 0], y)
+    np.testing.assert_array_equal(drawn[:2], drawn[3:5])
+    assert set(drawn[0]) == {0, 1, 2}
+    np.testing.assert_array_equal(np.sort(drawn[:3], axis=0), np.repeat([[0], [1], [2]], 601, axis=1))
+
+
 def test_inner_folds_keep_families_together_and_spread_sites():
     people = some_people(60)
     family = np.arange(60) // 4

@@ -72,7 +72,7 @@ def test_without_a_model_the_best_baseline_is_named_and_nothing_is_claimed() -> 
 def test_a_model_is_compared_with_the_same_readout_and_not_with_the_best() -> None:
     same, better = entry("fc", 0.70, "logistic"), entry("fc", 0.90, "ridge")
     found = board("auroc", entry("recipe", 0.8, "logistic"), better, same)
-    assert found.twin(found.entries[0], "fc") is same
+    assert found.twin(found.entries[0], "reference") is same
     verdict = words.verdict(found)
     assert "against 0.700" in verdict.numbers
     assert any("0.900" in sentence for sentence in verdict.details)
@@ -95,14 +95,14 @@ def test_random_weights_of_the_same_recipe_are_the_twin() -> None:
 )
 def test_a_model_below_connectivity_is_a_banner(metric, model, fc, interval, phrase) -> None:
     difference = Difference(model - fc, *interval, math.nan)
-    banner = audit.below_connectivity(board(metric, entry("recipe", model, difference=difference), entry("fc", fc)))
+    banner = audit.below_reference(board(metric, entry("recipe", model, difference=difference), entry("fc", fc)))
     assert banner is not None
     assert phrase in banner.detail
 
 
 @pytest.mark.parametrize(("metric", "model", "fc"), [("auroc", 0.8, 0.7), ("mae", 5.0, 6.0)])
 def test_a_model_above_connectivity_is_none(metric, model, fc) -> None:
-    assert audit.below_connectivity(board(metric, entry("recipe", model), entry("fc", fc))) is None
+    assert audit.below_reference(board(metric, entry("recipe", model), entry("fc", fc))) is None
 
 
 def test_numbers_are_written_with_true_minus_and_dashes_for_nothing() -> None:

@@ -45,7 +45,8 @@ def test_the_planted_truth_is_told(judged):
     metrics = pd.read_parquet(judged / "metrics.parquet")
     primary = metrics[(metrics["fold"] == "mean") & metrics["metric"].isin(["auroc", "mae"])].set_index("run_id")
     untrained = primary["reference"].eq("recipe (random weights)").fillna(False)
-    twins, primary = primary[untrained], primary[~untrained]
+    means = primary[primary["reference"].eq("majority").fillna(False)]
+    twins, primary = primary[untrained], primary[~untrained & ~primary.index.duplicated()]
     assert primary.loc["diagnosis_fc_ridge", "value"] == 1
     assert primary.loc["diagnosis_fc_ridge", "ci_low"] > 0.7
     assert primary.loc["diagnosis-sites_fc_ridge", "p_perm"] == pytest.approx(1 / 61)
@@ -55,6 +56,8 @@ def test_the_planted_truth_is_told(judged):
     assert primary["reference"].dropna().unique().tolist() == ["fc"]
     assert sorted(twins.index) == [f"{task}_recipe_{readout}_seed-0" for task, readout in TWINS]
     assert twins.loc["diagnosis_recipe_logistic_seed-0", "delta_ci_low"] > 0
+    assert means.index.tolist() == ["age_recipe_ridge_seed-0"]
+    assert means["delta_ci_high"].item() < 0  # the model beats the mean of the training people
     assert (
         metrics.loc[metrics["task"] == "diagnosis-sites", "fold"].unique() == ["A", "B", "C", "mean", "pooled"]
     ).all()
