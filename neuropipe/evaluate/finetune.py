@@ -157,6 +157,7 @@ class Tuner:
         parts = sides(question, fold, settings.validation)
         source, validation = (self.open_source(self.people(rows)) for rows in (parts.train, parts.validation))
         start.saved.check_reads(source, f"{folder}: fine-tuning")
+        start.saved.check_map(self.facts.get("map"), f"{folder}: the pretrained model")
         identity = self._identity(start, parts, source, validation)
         if (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity:
             log.info("finetune %s: already done", folder)

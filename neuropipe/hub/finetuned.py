@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from neuropipe import models
 from neuropipe.data.batch import Batch
+from neuropipe.data.slices import Slicing
 from neuropipe.errors import CheckpointError
 from neuropipe.hub.familiarity import Familiarity
 from neuropipe.models.base import ModelConfig, Spec
 from neuropipe.models.network import Network, Reading, on_top_of, one_view, read
 from neuropipe.paths import atomic
 from neuropipe.provenance import read_json, write_json
+from neuropipe.shards.read import Grid
 from neuropipe.signals.regions import Regions
 
 
@@ -86,6 +88,16 @@ class Finetuned:
     def spec(self) -> Spec:
         """What a row of a batch is: the length of a clip, the size of a slice."""
         return one_view(models.load(self.about["family"]).Config.model_validate(self.about["model"]).reads())
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where the voxels lay that it learned from; None where it reads no volumes."""
+        return Grid.from_json(self.about["grid"]) if self.about.get("grid") else None
+
+    @property
+    def slicing(self) -> Slicing | None:
+        """How volumes are cut into what it reads; None where they are not."""
+        return Slicing.model_validate(self.about["slices"]) if self.about.get("slices") else None
 
     def predict(self, recordings: Sequence[Batch], seed: int = 0) -> Decision:
         """Return what the network says about one person.
