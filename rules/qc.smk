@@ -11,7 +11,6 @@ rule qc:
         receipts=lambda wc: graph.all_prepared(wc.dataset),
     output:
         html=f"{graph.root}/qc/{{dataset}}/index.html",
-        edges=f"{graph.root}/qc/{{dataset}}/edges.parquet",
     log:
         f"{graph.root}/logs/qc_{{dataset}}.log",
     benchmark:
@@ -26,7 +25,7 @@ rule qc:
             "qc",
             graph.config.exclude,
             graph.config.clean.fd_threshold_mm,
-            graph.config.datasets[wc.dataset].roles.site,
+            graph.config.datasets[wc.dataset].roles,
         ),
         config=graph.path,
     shell:

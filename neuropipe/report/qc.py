@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -15,32 +12,12 @@ from markupsafe import Markup
 
 from neuropipe import __version__
 from neuropipe.config import Exclude
-from neuropipe.report import qc_figures, quality
+from neuropipe.report import qc_figures, qc_table, quality
 from neuropipe.report.page import asset, csp, environment
+from neuropipe.report.qc_table import MAX_SITES, Measure
 from neuropipe.report.task import Figure
 
 SECTIONS = [("top", "Summary"), ("runs", "Runs"), ("motion", "Motion"), ("sites", "Sites"), ("coverage", "Regions")]
-MAX_SITES = 40  # drawn in one figure
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A column of the table: where it comes from, how it is called and shown."""
-
-    column: str
-    title: str
-    meaning: str
-    decimals: int
-    limit: str = ""  # key of `exclude`
-    percent: bool = False
-
-    def shown(self, value: float) -> str:
-        """Return a value as text; empty where it is not known."""
-        if not math.isfinite(value):
-            return ""
-        return f"{100 * value:.{self.decimals}f}" if self.percent else f"{value:.{self.decimals}f}"
-
-
 MEASURES = (
     Measure("mean_fd_mm", "FD mean", "mean framewise displacement, mm", 3, "max_mean_fd_mm"),
     Measure("max_fd_mm", "FD max", "largest framewise displacement, mm", 2, "max_fd_mm"),
@@ -107,7 +84,7 @@ class Group:
 
 def render(group: Group, made_at: datetime) -> str:
     """Return the page."""
-    style, script = asset("style.css") + asset("qc.css"), asset("page.js") + asset("qc.js")
+    style, script = asset("style.css") + asset("qc.css"), asset("page.js") + asset("qc_filter.js") + asset("qc.js")
     measures = [m for m in MEASURES if m.column in group.runs and group.runs[m.column].notna().any()]
     return (
         environment()
@@ -115,6 +92,8 @@ def render(group: Group, made_at: datetime) -> str:
         .render(
             study=group.study,
             dataset=group.dataset,
+            things="runs",
+            pictures="runs",
             date=f"{made_at:%d %B %Y}".lstrip("0"),
             version=__version__,
             sections=SECTIONS,
@@ -126,12 +105,12 @@ def render(group: Group, made_at: datetime) -> str:
             tiles=_tiles(group),
             measures=measures,
             has_sites=(group.runs["site"] != "").any(),
-            rows=_rows(group, measures),
+            rows=qc_table.rows(group.runs, measures, group.outliers, group.limits),
             qc_fc=_qc_fc_sentences(group.qc_fc),
             motion=_motion_figures(group),
             strips=_strips(group),
-            sites=_sites(group),
-            outliers=_outliers(group),
+            sites=qc_table.sites(group.sites, MEASURES),
+            outliers=qc_table.outliers(group.outliers, MEASURES),
             regions=_region_figures(group),
             lowest=quality.lowest(group.regions, 12).to_dict("records"),
         )
@@ -160,37 +139,6 @@ def _tiles(group: Group) -> list[tuple[str, str]]:
     if (share := group.qc_fc.get("share_significant")) is not None:
         tiles.append(("edges that follow motion", f"{share:.1%}".replace("%", " %")))
     return tiles
-
-
-def _rows(group: Group, measures: Sequence[Measure]) -> list[dict[str, Any]]:
-    """Return the table: the runs in order of their names, each cell with its value and what is shown."""
-    far = {name: set(part["measure"]) for name, part in group.outliers.groupby("run_id")}
-    values = {m.column: group.runs[m.column].to_numpy(dtype=float, na_value=np.nan) for m in measures}
-    rows = []
-    for i, run in enumerate(group.runs.to_dict("records")):
-        marked = far.get(run["run_id"], set())
-        state = "left out" if run["reason"] else "outlier" if marked else "kept"
-        cells = [
-            (f"{values[m.column][i]:.5g}" if math.isfinite(values[m.column][i]) else "",
-             m.shown(values[m.column][i]), m.column in marked or _beyond(values[m.column][i], m, group.limits))
-            for m in measures
-        ]  # fmt: skip
-        why = f"{run['reason']}: {run['detail']}" if run["reason"] else ", ".join(
-            BY_COLUMN[name].title for name in BY_COLUMN if name in marked
-        )  # fmt: skip
-        picture = quote(run["picture"]) if run["picture"] else ""
-        rows.append(
-            {"id": run["run_id"], "site": run["site"], "state": state, "why": why, "cells": cells, "picture": picture}
-        )
-    return rows
-
-
-def _beyond(value: float, measure: Measure, limits: Exclude) -> bool:
-    """Return whether a value is beyond the study's limit."""
-    limit = getattr(limits, measure.limit) if measure.limit else None
-    if limit is None or not math.isfinite(value):
-        return False
-    return value < limit if measure.limit.startswith("min_") else value > limit
 
 
 def _qc_fc_sentences(found: dict[str, Any]) -> list[str]:
@@ -256,32 +204,6 @@ def _strips(group: Group) -> list[Figure]:
         shown = title if limit is None else f"{title}; dashed: the study’s limit"
         figures.append(Figure(shown, quality.strips(values, measure.title, limit, title)))
     return figures
-
-
-def _sites(group: Group) -> dict[str, Any]:
-    """Return the table of site means."""
-    columns = [BY_COLUMN[name] for name in group.sites if name in BY_COLUMN and group.sites[name].notna().any()]
-    rows = [
-        {
-            "site": row["site"] or "not named",
-            "counts": [row["n_runs"], row["n_people"]],
-            "cells": [(f"{row[m.column]:.5g}" if row[m.column] == row[m.column] else "", m.shown(row[m.column]))
-                      for m in columns],
-        }
-        for row in group.sites.to_dict("records")
-    ]  # fmt: skip
-    return {"columns": columns, "rows": rows}
-
-
-def _outliers(group: Group) -> list[dict[str, Any]]:
-    rows = []
-    for row in group.outliers.to_dict("records"):
-        measure = BY_COLUMN[row["measure"]]
-        side = "high" if row["robust_z"] > 0 else "low"
-        shown, median = measure.shown(row["value"]), measure.shown(row["median"])
-        rows.append({**row, "measure": measure.title, "meaning": measure.meaning, "side": side})
-        rows[-1] |= {"shown": shown, "shown_median": median, "z": f"{row['robust_z']:+.1f}".replace("-", "−")}
-    return rows
 
 
 def _region_figures(group: Group) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from neuropipe.report.svg import Panel, circle, dots, figure, line, number, rect, text
+from neuropipe.report.svg import Panel, circle, dots, figure, line, number, padded, rect, text
 
 MAX_DOTS = 400  # recordings of one group; a figure with a larger group shows boxes only
 ROW = 30  # height of a group in pixels
@@ -22,7 +22,46 @@ MEASURES = {  # column of qc/<dataset>/runs.parquet: (words, unit, decimals)
     "tsnr_median": ("Temporal signal-to-noise, median over regions", "", 1),
     "mean_coverage": ("Mean coverage of regions", "", 3),
     "n_missing_regions": ("Missing regions", "", 0),
+    "iqr_grade": ("Image quality rating (IQR)", "grade", 2),
+    "tiv_ml": ("Total intracranial volume", "mL", 0),
+    "total_ml": ("Sum of the map", "mL", 0),
+    "group_dice": ("Overlap with the group’s mask", "Dice", 3),
+    "group_correlation": ("Correlation with the group’s mean", "", 3),
 }
+# Upper end of each of CAT12's grades and its word. A grade is ten points: 105 - 10 IQR of a hundred (its manual).
+GRADES = (
+    (1.5, "excellent"),
+    (2.5, "good"),
+    (3.5, "satisfactory"),
+    (4.5, "sufficient"),
+    (5.5, "critical"),
+    (10.5, "unacceptable"),
+)
+
+
+def grade_word(grade: float) -> str:
+    """Return CAT12's word for a grade of image quality (its IQR), from 0.5 to 10.5."""
+    return next((word for end, word in GRADES if grade < end), GRADES[-1][1])
+
+
+def anatomy(dataset: str, runs: pd.DataFrame, outliers: pd.DataFrame | None) -> str:
+    """Return one sentence on the maps or scans of a dataset: how many, of which quality, how many stand out.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        The dataset's rows of ``runs.parquet``.
+    outliers : DataFrame or None
+        Its ``outliers.tsv``.
+    """
+    parts = [f"{dataset}: {len(runs)} maps or scans"]
+    grades = runs["iqr_grade"].dropna().to_numpy(float) if "iqr_grade" in runs else np.array([])
+    if grades.size:
+        median = float(np.median(grades))
+        parts.append(f"median image quality {median:.2f} ({grade_word(median)})")
+    if outliers is not None:
+        parts.append(f"{outliers['run_id'].nunique()} unlike the others")
+    return ", ".join(parts) + "."
 
 
 def groups(table: pd.DataFrame, by: str, column: str) -> dict[str, np.ndarray]:
@@ -32,7 +71,9 @@ def groups(table: pd.DataFrame, by: str, column: str) -> dict[str, np.ndarray]:
     return {str(name): part[column].to_numpy(float) for name, part in known.groupby(by, sort=True)}
 
 
-def strips(values: Mapping[str, np.ndarray], label: str, limit: float | None, what: str) -> Markup:
+def strips(
+    values: Mapping[str, np.ndarray], label: str, limit: float | None, what: str, *, from_zero: bool = True
+) -> Markup:
     """Return horizontal distributions: a box from quartile to quartile, whiskers to 5 and 95 %, single recordings.
 
     Parameters
@@ -45,10 +86,12 @@ def strips(values: Mapping[str, np.ndarray], label: str, limit: float | None, wh
         The study's limit, drawn as a line.
     what : str
         The start of the description for screen readers.
+    from_zero : bool
+        Whether the axis starts at zero; else it spans the values.
     """
-    everything = np.concatenate(list(values.values()))
-    high = float(max(everything.max(), limit or 0)) * 1.05 or 1.0
-    panel, height = _rows_panel((0.0, high), len(values))
+    everything = np.concatenate([*values.values(), [] if limit is None else [limit]])
+    span = (0.0, float(everything.max()) * 1.05 or 1.0) if from_zero else padded(everything)
+    panel, height = _rows_panel(span, len(values))
     marks = _rows_axis(panel, height, label)
     single = max(map(len, values.values())) <= MAX_DOTS
     for row, (name, group) in enumerate(values.items()):

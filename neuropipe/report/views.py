@@ -135,6 +135,7 @@ def motion_and_coverage(results: Results) -> dict[str, Any]:
         if (results.study.qc(name) / "index.html").is_file()
     ]
     limits = results.config.exclude
+    found["sentences"] += _anatomy(results)
     if results.runs is None:
         what = "motion" if series else "quality"
         found["sentences"].append(f"No quality table of recordings was found, so {what} cannot be shown.")
@@ -164,6 +165,19 @@ def motion_and_coverage(results: Results) -> dict[str, Any]:
 def has_series(results: Results) -> bool:
     """Return whether any dataset of the study holds series, which have motion."""
     return any(item.content == "series" for item in results.config.datasets.values())
+
+
+def _anatomy(results: Results) -> list[str]:
+    """Return a sentence on each dataset of maps or slices."""
+    sentences = []
+    for dataset, section in results.config.datasets.items():
+        runs = None if results.runs is None else results.runs[results.runs["dataset"] == dataset]
+        if section.content == "series" or runs is None or runs.empty:
+            continue
+        path = results.study.qc(dataset) / "outliers.tsv"
+        outliers = pd.read_csv(path, sep="\t", dtype={"run_id": str}) if path.is_file() else None
+        sentences.append(quality.anatomy(dataset, runs, outliers))
+    return sentences
 
 
 def _motion(results: Results, limit: float | None) -> list[Figure]:

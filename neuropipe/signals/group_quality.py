@@ -164,17 +164,19 @@ SUMMARY = (
 )
 
 
-def site_means(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per site: runs, people, and the means of `SITE_MEASURES` over its runs.
+def site_means(runs: pd.DataFrame, measures: Iterable[str] = SITE_MEASURES) -> pd.DataFrame:
+    """Return one row per site: runs, people, and the means of some measures over its runs.
 
     Parameters
     ----------
     runs : DataFrame
         One row per run: ``site`` (missing values count as one site without a name), ``participant_id`` and measures.
+    measures : iterable of str
+        Columns; those that are not there are passed over.
     """
     groups = runs.assign(site=runs["site"].fillna("")).groupby("site", sort=True)
     counts = groups["participant_id"].agg(n_runs="size", n_people="nunique")
-    measures = [name for name in SITE_MEASURES if name in runs]
+    measures = [name for name in measures if name in runs]
     means = groups[measures].mean() if measures else pd.DataFrame(index=counts.index)
     return counts.join(means).reset_index()
 
@@ -192,8 +194,17 @@ def robust_z(values: np.ndarray) -> np.ndarray:
     return MAD_TO_SD * (values - median) / deviation if deviation > 0 else np.full(len(values), np.nan)
 
 
-def outliers(runs: pd.DataFrame, limit: float = OUTLIER_Z) -> pd.DataFrame:
-    """Return the runs whose robust z in a main measure is beyond `limit` on either side, the farthest first.
+def outliers(runs: pd.DataFrame, measures: Iterable[str] = MAIN_MEASURES, limit: float = OUTLIER_Z) -> pd.DataFrame:
+    """Return the runs whose robust z in one of some measures is beyond `limit` on either side, the farthest first.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        One row per run: run_id, participant_id and measures.
+    measures : iterable of str
+        Columns; those that are not there are passed over.
+    limit : float
+        In robust standard deviations.
 
     Returns
     -------
@@ -202,7 +213,7 @@ def outliers(runs: pd.DataFrame, limit: float = OUTLIER_Z) -> pd.DataFrame:
     """
     columns = ["run_id", "participant_id", "measure", "value", "median", "robust_z"]
     parts = []
-    for measure in MAIN_MEASURES:
+    for measure in measures:
         if measure not in runs:
             continue
         values = runs[measure].to_numpy(dtype=float, na_value=np.nan)

@@ -47,6 +47,8 @@ def visit(path: Path, profile: Path, width: int = 1280) -> tuple[str, list[str]]
     """Return the document after loading and what was written to the console."""
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
     options += [f"--user-data-dir={profile}", f"--window-size={width},900", "--enable-logging=stderr"]
+    # Lazy pictures are off without a window, unlike in front of a reader; they are waited for in virtual time.
+    options += ["--blink-settings=lazyLoadEnabled=true", "--virtual-time-budget=3000"]
     done = subprocess.run(
         [str(BROWSER), *options, path.as_uri()], capture_output=True, text=True, timeout=60, check=True
     )

@@ -1,20 +1,10 @@
-// Runs: chips type into the filter, names open pictures, which are fetched only then.
-const table = document.getElementById("table");
-const filter = document.getElementById("filter");
+// Names of runs open pictures, which are fetched only then.
 const gallery = document.getElementById("gallery");
 const galleryButton = document.getElementById("gallery-button");
 const dialog = document.getElementById("picture");
 const image = document.getElementById("picture-img");
 const titles = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
-const rows = () => [...table.tBodies[0].rows].filter((row) => !row.hidden);
-const chips = [...document.querySelectorAll(".chip[data-words]")];
 
-const refresh = () => {
-  const shown = rows().length;
-  document.getElementById("count").textContent = `${shown} of ${table.tBodies[0].rows.length} runs`;
-  for (const chip of chips) chip.setAttribute("aria-pressed", String(chip.dataset.words === filter.value.trim().toLowerCase()));
-  if (!gallery.hidden) fill();
-};
 const fill = () => {
   gallery.replaceChildren(
     ...rows().flatMap((row) => {
@@ -64,14 +54,9 @@ table.tBodies[0].addEventListener("click", (event) => {
   const link = event.target.closest("button.run");
   if (link) open(link.closest("tr"));
 });
-filter.addEventListener("input", refresh);
-for (const chip of chips) {
-  chip.addEventListener("click", () => {
-    filter.value = chip.dataset.words;
-    filter.dispatchEvent(new Event("input"));
-  });
-}
-table.tHead.addEventListener("click", () => setTimeout(refresh)); // after the rows have their new order
+table.addEventListener("shown", () => {
+  if (!gallery.hidden) fill();
+});
 galleryButton.addEventListener("click", () => {
   gallery.hidden = !gallery.hidden;
   table.closest(".scroll").hidden = !gallery.hidden;
