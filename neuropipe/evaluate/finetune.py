@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 import time
 import zlib
 from collections.abc import Callable
@@ -211,6 +212,7 @@ class Tuner:
             regions=start.saved.regions,
             facts=self.facts | about | {"training": self.facts.get("training", {}) | training},
         )
+        shutil.rmtree(folder / "checkpoints")  # they served a killed job, and are larger than the network
 
     def _identity(self, start: Start, parts: Sides, source, validation) -> str:
         """Return the hash of everything that decides the weights."""

@@ -19,7 +19,8 @@ from neuropipe.shards.read import Shards
 from neuropipe.stages import evaluate, finetune, pretrain, split
 
 N_PEOPLE = 40
-TUNE = {"n_steps": 60, "batch_size": 8, "lr": 0.01, "evaluate_every": 10, "n_clips": 3, "n_passes": 3}
+TUNE = {"n_steps": 50, "batch_size": 8, "lr": 0.01, "evaluate_every": 10, "n_clips": 3, "n_passes": 3}
+TUNE |= {"from_scratch": False}
 CONTENTS = {"whole": "volume", "slices": "volume", "stacks": "image"}
 
 
