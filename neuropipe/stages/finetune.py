@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from neuropipe.evaluate.answers import Posed
     from neuropipe.evaluate.protocol import Answer, System
     from neuropipe.evaluate.question import Fold, Question
-    from neuropipe.train.recipe import Recipe
+    from neuropipe.train.recipe import FinetuneSettings, Recipe
 
 log = logging.getLogger("neuropipe")
 
@@ -61,34 +61,36 @@ def run(
 
     posed = answers.pose(config, task, split_dir, shards)
     chosen = _recipe(posed.study, recipe, config)
+    settings = chosen.tuning(str(posed.study.recipe_path(recipe)))
     question, made, study = posed.question, read_json(models), Study(models.parents[3])
     entries = {fold.name: _checkpoint(made, question, fold, study) for fold in question.folds}
     pretrained = pretrained_system(question, {"recipe": recipe, "seed": seed}, lambda fold: entries[fold.name])
+    networks = study.finetuned(task, recipe, seed)
     folders = {fold: study.root / entry["folder"] for fold, entry in entries.items()}
     with lock(output / ".lock"), devices.claim(threads) as device:
-        answer, decisions = _answers(posed, chosen, pretrained, folders, study.finetuned(task, recipe, seed), device)
+        answer, decisions = _answers(posed, chosen, settings, pretrained, folders, networks, device)
         posed.inputs[f"models/{recipe}/seed-{seed}/receipt.json"] = sha256(models)
         tables.write(output / "decisions.parquet", decisions, tables.DECISIONS)
         answers.write("finetune", posed, answer, output)
 
 
 def _recipe(study: configuration.StudyConfig, name: str, config: Path) -> Recipe:
-    """Return a recipe that says how to fine-tune."""
+    """Return a recipe of the study."""
     from neuropipe.train import recipe
 
     if name not in study.pretrain:
         raise ConfigError(f"{config} has no recipe {name!r} under pretrain:; known: {', '.join(study.pretrain)}.")
-    chosen = recipe.read(study.recipe_path(name))
-    if chosen.finetune is None:
-        raise ConfigError(
-            f"{study.recipe_path(name)} has no section finetune:, so nothing says how to train for a task; add it "
-            "(n_steps, batch_size, lr at least)."
-        )
-    return chosen
+    return recipe.read(study.recipe_path(name))
 
 
 def _answers(
-    posed: Posed, chosen: Recipe, pretrained: System, folders: dict[str, Path], networks: Path, device
+    posed: Posed,
+    chosen: Recipe,
+    settings: FinetuneSettings,
+    pretrained: System,
+    folders: dict[str, Path],
+    networks: Path,
+    device,
 ) -> tuple[Answer, pd.DataFrame]:
     """Return what the pretrained networks and, where the recipe says so, those from random weights answer and decide.
 
@@ -108,7 +110,7 @@ def _answers(
     from neuropipe.hub import export
 
     sites = {source.dataset: posed.study.datasets[source.dataset].roles.site for source in posed.sources}
-    settings, slicing = chosen.finetune, chosen.slicing(chosen.model_settings().reads())
+    slicing = chosen.slicing(chosen.model_settings().reads())
 
     def opened(people: pd.DataFrame) -> Source:
         return open_source(posed.sources, people, sites, device, settings.residence, slices=slicing)

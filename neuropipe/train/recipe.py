@@ -104,6 +104,15 @@ class Recipe(BaseModel):
         """Return how volumes are cut for a family that reads `spec`; None where it does not read images."""
         return (self.slices or Slicing()) if spec.content == "image" else None
 
+    def tuning(self, source: str = "the recipe") -> FinetuneSettings:
+        """Return how the whole network is trained for a task; raise where the recipe does not say it."""
+        if self.finetune is None:
+            raise ConfigError(
+                f"{source} has no section finetune:, so nothing says how to train for a task; add it (n_steps, "
+                "batch_size, lr at least), or name no tasks under pretrain: finetune: in the configuration."
+            )
+        return self.finetune
+
     def model_settings(self, source: str = "the recipe") -> ModelConfig:
         """Return the family's checked Config."""
         try:
