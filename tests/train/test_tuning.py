@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from held import Held, Pixels, cohort
+from held_images import Held, Pixels, cohort
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.utils.class_weight import compute_sample_weight
