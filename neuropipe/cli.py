@@ -26,6 +26,7 @@ COMMANDS = {
     "import": ("neuropipe.stages.import_weights", "take a released checkpoint over, with a report of every key"),
     "embed": ("neuropipe.stages.embed", "embed every person with the trained and the random network"),
     "probe": ("neuropipe.stages.probe", "linear readouts of frozen embeddings, one task"),
+    "finetune": ("neuropipe.stages.finetune", "train a recipe's whole network for one task, all folds"),
     "baselines": ("neuropipe.stages.baselines", "majority, confounds, connectivity and random weights, one task"),
     "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
     "openbhb": ("neuropipe.stages.openbhb", "score embeddings as the OpenBHB challenge does"),

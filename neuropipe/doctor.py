@@ -227,6 +227,8 @@ def _recipe(study: configuration.StudyConfig, name: str) -> str:
 
     path = study.recipe_path(name)
     chosen = recipe.read(path)
+    if study.pretrain[name].finetune:
+        chosen.tuning(str(path))
     reads, held = chosen.model_settings().reads().content, study.contents(study.pretrain[name].datasets)
     if held - {reads} and (reads, held) != ("image", {"volume"}):
         raise ConfigError(

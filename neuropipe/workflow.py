@@ -177,13 +177,18 @@ class Graph:
         """Return the folders of the embeddings that a task reads."""
         return [str(self.study.embeddings(recipe, seed)) for recipe, seed in self.models(task)]
 
+    def finetuned(self, task: str) -> list[tuple[str, int]]:
+        """Return the (recipe, seed) pairs whose whole networks are trained for a task."""
+        return [(recipe, seed) for recipe, seed in self.models(task) if task in self.config.pretrain[recipe].finetune]
+
     def predictions(self) -> list[str]:
-        """Return the predictions of every task's probe and baselines."""
+        """Return the predictions of every task: probe, baselines, fine-tuned networks."""
         return [path for task in self.config.tasks for path in self.task_predictions(task)]
 
     def task_predictions(self, task: str) -> list[str]:
-        """Return the predictions of one task: of its probe, where a model is judged, and of its baselines."""
+        """Return the predictions of one task: of its probe, where a model is judged, baselines, fine-tuned networks."""
         parts = ["probe", "baselines"] if self.models(task) else ["baselines"]
+        parts += [f"finetune/{recipe}_seed-{seed}" for recipe, seed in self.finetuned(task)]
         return [f"{self.study.task(task, part)}/predictions.parquet" for part in parts]
 
     def used_splits(self) -> list[str]:

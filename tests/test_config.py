@@ -129,3 +129,29 @@ def test_maps_of_two_tissues_do_not_mix(content, part):
     content[part]["maps"] = item | {"datasets": ["one", "two"]}
     with pytest.raises(ConfigError, match=rf"{part}.maps.datasets: .*one: volume \(gm\), two: volume \(wm\)"):
         config.parse(content)
+
+
+MISFITS = {  # what is written under pretrain.semantoks-demo, and what is said about it
+    "unknown task": ({"finetune": ["aeg"]}, "pretrain.semantoks-demo.finetune: .*aeg.* did you mean 'age'"),
+    "other content": ({"finetune": ["volume"]}, r"the datasets of task volume hold volume \(gm\), not what the recipe"),
+    "nobody in common": ({"finetune": ["other"]}, "the recipe is trained on none of the datasets of task other"),
+    "split left out": ({"finetune": ["age"], "splits": ["second"]}, "task age is judged by the split main, which"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), MISFITS.values(), ids=MISFITS)
+def test_a_recipe_is_tuned_for_tasks_that_judge_it(content, change, message):
+    content["datasets"] |= {
+        "maps": {"kind": "cat12", "path": "maps"},
+        "others": {"kind": "series", "path": "others", "atlas": "toy"},
+    }
+    content["splits"]["second"] = content["splits"]["main"]
+    content["tasks"] |= {
+        "volume": content["tasks"]["age"] | {"datasets": ["maps"], "confounds": []},
+        "other": content["tasks"]["age"] | {"datasets": ["others"]},
+    }
+    recipe = content["pretrain"]["semantoks-demo"] = {"datasets": ["demo"], "finetune": ["diagnosis", "age"]}
+    assert config.parse(content).pretrain["semantoks-demo"].finetune == ["diagnosis", "age"]
+    recipe.update(change)
+    with pytest.raises(ConfigError, match=message):
+        config.parse(content)

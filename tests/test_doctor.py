@@ -5,8 +5,10 @@ import sys
 from importlib import metadata
 
 import pytest
+import yaml
 
 from neuropipe import cli, doctor
+from neuropipe import config as configuration
 from neuropipe.demo.people import Site
 from neuropipe.demo.study import make_plan, write_study
 
@@ -138,6 +140,16 @@ def test_a_recipe_whose_family_reads_something_else(study):
     _edit(study, "tasks:", "pretrain:\n  yaware-demo: {datasets: [small]}\ntasks:")
     remedy = _problem(doctor.run(config=None), "recipe yaware-demo").remedy
     assert "yaware, which reads volume, but the datasets of pretrain.yaware-demo hold series" in remedy
+
+
+def test_a_recipe_that_is_to_be_fine_tuned_but_does_not_say_how(study):
+    content = yaml.safe_load((configuration.RECIPES / "semantoks-demo.yaml").read_text())
+    _edit(study, "tasks:", "pretrain:\n  tiny: {datasets: [small], recipe: tiny.yaml, finetune: [diagnosis]}\ntasks:")
+    (study / "tiny.yaml").write_text(yaml.safe_dump(content))
+    assert not any(check.name == "recipe tiny" for check in doctor.run(config=None).problems)
+    del content["finetune"]
+    (study / "tiny.yaml").write_text(yaml.safe_dump(content))
+    assert "tiny.yaml has no section finetune:" in _problem(doctor.run(config=None), "recipe tiny").remedy
 
 
 def test_a_column_that_a_recipe_learns_from_is_asked_for(study):

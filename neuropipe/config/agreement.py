@@ -41,7 +41,7 @@ def disagreements(content: dict[str, Any]) -> list[str]:
     bold = [item for item in datasets.values() if item.get("kind") == "fmriprep" and item.get("map") is None]
     if bold and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
-    lines += _mixed_contents(content) + _idle_baselines(content)
+    lines += _mixed_contents(content) + _idle_baselines(content) + _finetuned_tasks(content)
     return lines + _impossible_on_surfaces(content)
 
 
@@ -123,3 +123,32 @@ def _part(content: Any, key: str) -> dict[str, dict]:
 
 def _listed(item: dict, key: str) -> list:
     return item[key] if isinstance(item.get(key), list) else []
+
+
+def _finetuned_tasks(content: dict[str, Any]) -> list[str]:
+    """Return the mistakes in the tasks that a recipe is fine-tuned for: each must be one that judges the recipe."""
+    datasets, tasks = _part(content, "datasets"), _part(content, "tasks")
+    held = {key: _held(item) for key, item in datasets.items()}
+    lines = []
+    for key, item in _part(content, "pretrain").items():
+        own = _listed(item, "datasets")
+        for name in _listed(item, "finetune"):
+            where = f"pretrain.{key}.finetune"
+            if name not in tasks:
+                lines.append(f"{where}: {with_hint(name, tasks)}")
+                continue
+            asked, split = _listed(tasks[name], "datasets"), tasks[name].get("split")
+            found = {held[d] for d in asked if d in held}
+            if found != {held[d] for d in own if d in held}:
+                lines.append(
+                    f"{where}: the datasets of task {name} hold {' and '.join(sorted(found))}, not what the "
+                    "recipe is trained on"
+                )
+            elif item.get("people") != "external" and not set(asked) & set(own):
+                lines.append(
+                    f"{where}: the recipe is trained on none of the datasets of task {name}, so that it has no "
+                    "model for its folds; add one to datasets, or use people: external"
+                )
+            elif item.get("splits") is not None and split not in _listed(item, "splits"):
+                lines.append(f"{where}: task {name} is judged by the split {split}, which splits: leaves out")
+    return lines

@@ -112,6 +112,9 @@ class Pretrain(Section):
     checkpoint: str | None = None
     """Released weights that are taken instead of training: a file, or ``hf:owner/name[@revision][:file]``. The recipe
     names their family and config, ``datasets`` whose people they embed; ``people`` must be ``external``."""
+    finetune: list[Name] = Field(default_factory=list)
+    """Tasks that the whole network is trained for, beside the readouts of its frozen embeddings; how, says the recipe
+    under ``finetune:``."""
 
     @model_validator(mode="after")
     def _released(self) -> Pretrain:

@@ -137,6 +137,35 @@ def constant_answer(question: Question, system: System) -> Answer:
     return replace(Answer.join([]), predictions=pd.concat(predictions, ignore_index=True))
 
 
+def given_answer(
+    question: Question,
+    system: System,
+    readout: str,
+    value: dict[str, np.ndarray],
+    uncertainty: dict[str, np.ndarray],
+    seconds: float,
+) -> Answer:
+    """Return the tables of an answer that was found elsewhere; it has no null.
+
+    Parameters
+    ----------
+    value, uncertainty : dict of str to ndarray
+        By fold, for its `judged` people: log odds or numbers, and how unsure they are.
+    seconds : float
+        Taken by training and prediction.
+    """
+    run_id = _run_id(question, system, readout)
+    predictions = [
+        _predictions(question, system, run_id, readout, fold, value[fold.name]).assign(
+            uncertainty=uncertainty[fold.name]
+        )
+        for fold in question.folds
+    ]
+    costs = [_cost(question, system, readout, "training and prediction", seconds, "s")]
+    found = {"predictions": pd.concat(predictions, ignore_index=True), "costs": tables.frame(costs, tables.COSTS)}
+    return replace(Answer.join([]), **found)
+
+
 def _cost(question: Question, system: System, readout: str, measure: str, value: float, unit: str) -> dict[str, Any]:
     """Return a row of the table of costs."""
     return {

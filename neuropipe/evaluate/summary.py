@@ -144,17 +144,19 @@ def _interval(
 def _references(run: Run, runs: list[Run]) -> list[Run]:
     """Return whom to compare with: the reference, a trained model's network before training, the training mean.
 
-    The reference has the same readout where there is one; the twin has the same readout and seed. That a
-    class is told at all is tested by permutation, so the trivial answer is a comparison of numbers only.
+    The reference has the same readout where there is one; the twin has the same readout and seed, and of a
+    network that was trained for the task it is the one that was trained for it from scratch. That a class is
+    told at all is tested by permutation, so the trivial answer is a comparison of numbers only.
     """
     facts = run.facts
     if facts["system"] in REFERENCES:
         return []
     reference = [other for other in runs if other.facts["system"] in REFERENCES]
     alike = [other for other in reference if other.facts["readout"] == facts["readout"]]
-    twin = (facts["system"] + tables.RANDOM_WEIGHTS, facts["readout"], str(facts["seed"]))
+    untrained = [facts["system"] + ending for ending in (tables.RANDOM_WEIGHTS, tables.FROM_SCRATCH)]
+    wanted = {(name, facts["readout"], str(facts["seed"])) for name in untrained}
     twins = [
-        other for other in runs if (other.facts["system"], other.facts["readout"], str(other.facts["seed"])) == twin
+        other for other in runs if (other.facts["system"], other.facts["readout"], str(other.facts["seed"])) in wanted
     ]
     trained = pd.notna(facts["seed"]) and not facts["system"].endswith(tables.RANDOM_WEIGHTS)
     asked = trained and facts["target_type"] == "regression"

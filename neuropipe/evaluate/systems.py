@@ -100,10 +100,34 @@ def embedding_system(question: Question, embeddings: Embeddings, weights: Weight
     receipt = embeddings.receipt
     if weights == "random":
         return System(receipt["recipe"] + tables.RANDOM_WEIGHTS, receipt["seed"])
+
+    def checkpoint(fold: Fold) -> dict[str, Any]:
+        return embeddings.checkpoint(question.split, fold.name)
+
+    return pretrained_system(question, receipt, checkpoint)
+
+
+def pretrained_system(
+    question: Question, receipt: dict[str, Any], checkpoint: Callable[[Fold], dict[str, Any]]
+) -> System:
+    """Return a pretrained network with its checkpoint and its overlap with every fold's test people.
+
+    Parameters
+    ----------
+    receipt : dict
+        ``recipe`` and ``seed``.
+    checkpoint : callable
+        Of a fold: ``checkpoint_sha256``, ``mode``, and the ``people`` that it learned from.
+
+    Raises
+    ------
+    SplitError
+        Pretraining saw test people although the study did not ask for that.
+    """
     fold_facts, seen, modes = {}, set(), set()
     table = question.people.table
     for fold in question.folds:
-        entry = embeddings.checkpoint(question.split, fold.name)
+        entry = checkpoint(fold)
         role = np.full(len(table), "other", dtype=object)
         role[fold.test] = "test"
         learned_from = {*entry["people"], *question.people.persons(entry["people"])}

@@ -14,6 +14,7 @@ from neuropipe.errors import InputError
 from neuropipe.paths import atomic
 
 RANDOM_WEIGHTS = " (random weights)"  # ends the name of a recipe's untrained twin
+FROM_SCRATCH = " (from scratch)"  # of a network that was trained for the task from random weights
 PREFIX = "neuropipe."  # of notes in a file's metadata
 ARROW = {"string": pa.string(), "float64": pa.float64(), "Int64": pa.int64(), "boolean": pa.bool_()}
 
@@ -22,7 +23,7 @@ RUN = {
     "run_id": "string",  # <task>_<system>_<readout>[_seed-<k>]
     "system": "string",  # recipe, or name of the baseline
     "task": "string",
-    "readout": "string",  # ridge, logistic, or baseline where nothing is read out
+    "readout": "string",  # ridge, logistic; finetune where the whole network was trained; baseline without a readout
     "split": "string",
     "split_scheme": "string",
     "seed": "Int64",  # of the model; missing for baselines without one
@@ -60,7 +61,24 @@ PREDICTIONS = {
     "score": "float64",  # class targets: larger is more positive; a probability where logit is given
     "yhat": "float64",  # regression
     "logit": "float64",
-    "uncertainty": "float64",
+    "uncertainty": "float64",  # standard deviation over passes with dropout, in units of score or yhat
+}
+# One row per person whom a fine-tuned network predicted; see `neuropipe.hub.finetuned.Decision`.
+DECISIONS = {
+    "system": "string",
+    "repeat": "Int64",
+    "fold": "string",
+    "role": "string",
+    "dataset": "string",
+    "participant_id": "string",
+    "value": "float64",
+    "logit": "float64",
+    "raw": "float64",  # probability before calibration
+    "std": "float64",
+    "entropy": "float64",  # nats
+    "mutual_information": "float64",  # nats
+    "distance": "float64",  # from the training people
+    "is_far": "boolean",
 }
 # One row per test person of a run and fold; the lists run over the draws of the null.
 NULLS = {

@@ -67,6 +67,13 @@ class Saved:
         if self.grid is not None and source.grid is not None:
             self.grid.check_same(source.grid, what)
 
+    def check_map(self, found: str | None, what: str) -> None:
+        """Raise where a model of one tissue is asked to read another: both look alike to it."""
+        if (expected := self.about.get("map")) and found and expected != found:
+            raise CheckpointError(
+                f"{what} learned from maps {expected}, but the datasets hold {found}; set map: {expected} for them."
+            )
+
 
 def build(family: str, config: ModelConfig, regions: Regions | None, seed: int) -> nn.Module:
     """Return a freshly initialised model; equal seeds give equal weights."""

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from neuropipe.errors import ConfigError
 
-SHARED = {"__init__", "base", "layers"}
+SHARED = {"__init__", "base", "layers", "network"}
 
 
 def names() -> list[str]:

@@ -22,6 +22,7 @@ from neuropipe.data.batch import Batch
 from neuropipe.errors import InputError
 from neuropipe.models.base import ImageSpec, ModelConfig
 from neuropipe.models.layers import Block, sincos_table
+from neuropipe.models.network import Network
 from neuropipe.signals.regions import Regions
 
 SQRT_STEPS = 15  # enough for float32 where the smallest eigenvalue is above 1e-4 of the norm
@@ -544,6 +545,47 @@ class Classifier(nn.Module):
         return param_groups(self, weight_decay, layer_decay)
 
 
+class SliceNetwork(Network):
+    """The classifier as the network of one task."""
+
+    def __init__(self, config: Config, n_outputs: int) -> None:
+        super().__init__()
+        self.classifier = Classifier(config, n_outputs)
+
+    def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Evidence:
+        """Return the head's evidence of every slice."""
+        images = standardize(batch.image, self.classifier.config)
+        tokens, scales = self.classifier.encoder(images, generator=generator)
+        with torch.autocast(images.device.type, enabled=False):  # the square root of a matrix needs float32
+            dtype = self.classifier.head.fc.weight.dtype
+            encoded = Encoded(tokens.to(dtype), None if scales is None else scales.to(dtype))
+            return self.classifier.head.evidence(encoded)
+
+    def features(self, encoded: Evidence) -> Tensor:
+        """Return the class token (and the fused scales), (rows, width)."""
+        return encoded.parts
+
+    def decide(self, encoded: Evidence, generator: torch.Generator | None = None) -> Tensor:
+        """Return logits, (rows, n_outputs)."""
+        head = self.classifier.head
+        if generator is None:
+            return head(encoded)
+        return head(encoded, head.draw(1, len(encoded.parts), generator, training=True))[0]
+
+    def passes(self, encoded: Evidence, n_passes: int, generator: torch.Generator) -> Tensor:
+        """Return logits of passes with dropout, (n_passes, rows, n_outputs)."""
+        head = self.classifier.head
+        return head(encoded, head.draw(n_passes, 1, generator))
+
+    def rollout(self, batch: Batch) -> Tensor:
+        """Return the attention rollout of every slice, (rows, row, column) of patches, in [0, 1]."""
+        return self.classifier.rollout(batch.image)
+
+    def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:
+        """Return the parameters by learning-rate and weight-decay multiplier; see `neuropipe.train.optim`."""
+        return self.classifier.param_groups(weight_decay, layer_decay)
+
+
 # ------------------------------------------------------------------ pretraining
 
 
@@ -639,6 +681,13 @@ class Model(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Return the mean patch tokens of all scales, (batch, embed_dim)."""
         return embed(self.encoder, batch)
+
+    def classifier(self, n_outputs: int, drop_rate: float | None = None) -> SliceNetwork:
+        """Return this encoder with the covariance head; `drop_rate` stands for ``head_drop_rate``."""
+        config = self.config if drop_rate is None else self.config.model_copy(update={"head_drop_rate": drop_rate})
+        network = SliceNetwork(config, n_outputs)
+        network.classifier.encoder = self.encoder
+        return network
 
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:
         """Return the parameters by learning-rate and weight-decay multiplier; see `neuropipe.train.optim`."""

@@ -27,6 +27,7 @@ from neuropipe.data.batch import Batch
 from neuropipe.errors import AtlasError, ConfigError
 from neuropipe.models.base import ClipSpec, ModelConfig
 from neuropipe.models.layers import Block, ProjectionHead, SameConv, StructuredConv, dropout, sincos_table
+from neuropipe.models.network import LinearNetwork
 from neuropipe.signals.regions import Regions
 
 FIRST_LAYER = ("encoder.cls_token", "encoder.mask_token", "encoder.network_embed")
@@ -684,11 +685,11 @@ class Model(nn.Module):
 
     def features(self, encoder: Encoder, batch: Batch) -> Tensor:
         """Return the features of `encoder` (`self.teacher.encoder` or `self.student.encoder`)."""
-        present = encoder.present(batch.valid_time, batch.valid_region)
-        encoded = encoder(clean(batch.series, batch), present=present)
-        if self.config.feature == "cls":
-            return encoded[:, 0]
-        return cls_avg(encoded, present if self.config.missing == "excluded" else None)
+        return features(encoder, self.config, batch)
+
+    def classifier(self, n_outputs: int, drop_rate: float | None = None) -> SeriesNetwork:
+        """Return the teacher's encoder, which is what `embed` reads, with one linear layer on its features."""
+        return SeriesNetwork(self.config, self.teacher.encoder, n_outputs, drop_rate)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -730,7 +731,7 @@ class Model(nn.Module):
         """
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, parameter in self.student.named_parameters():
-            groups.setdefault(self.multipliers(name, layer_decay), []).append(parameter)
+            groups.setdefault(multipliers(name, self.config, layer_decay), []).append(parameter)
         return [
             {"params": params, "lr_scale": lr, "weight_decay": decay * weight_decay, "weight_decay_scale": decay}
             for (lr, decay), params in groups.items()
@@ -738,15 +739,7 @@ class Model(nn.Module):
 
     def multipliers(self, name: str, layer_decay: float) -> tuple[float, float]:
         """Return the factors on learning rate and weight decay of one parameter of a `Side`."""
-        last = self.config.depth + 1
-        layer = last
-        if name.startswith("encoder.blocks."):
-            layer = int(name.split(".")[2]) + 2
-        elif name.startswith(FIRST_LAYER + TOKENIZERS * self.config.tokenizers_first):
-            layer = 0
-        exempt = name.endswith(".bias") or "norm" in name or "gamma" in name
-        decays = self.config.decay_biases_and_norms or not exempt
-        return layer_decay ** (last - layer), float(decays)
+        return multipliers(name, self.config, layer_decay)
 
     def _masks(self) -> bool:
         return self.config.mask_token and self.config.mask_probability > 0
@@ -755,3 +748,47 @@ class Model(nn.Module):
 def clean(series: Tensor, batch: Batch) -> Tensor:
     """Return `series` (batch, time, region) with zeros wherever `batch` marks it as not measured."""
     return series.masked_fill(~(batch.valid_time[:, :, None] & batch.valid_region[:, None, :]), 0)
+
+
+def features(encoder: Encoder, config: Config, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
+    """Return what `encoder` knows of each clip, (batch, embed_dim); nothing is dropped without a generator."""
+    present = encoder.present(batch.valid_time, batch.valid_region)
+    encoded = encoder(clean(batch.series, batch), present=present, generator=generator)
+    if config.feature == "cls":
+        return encoded[:, 0]
+    return cls_avg(encoded, present if config.missing == "excluded" else None)
+
+
+def multipliers(name: str, config: Config, layer_decay: float) -> tuple[float, float]:
+    """Return the factors on learning rate and weight decay of one parameter of an encoder or its heads."""
+    last = config.depth + 1
+    layer = last
+    if name.startswith("encoder.blocks."):
+        layer = int(name.split(".")[2]) + 2
+    elif name.startswith(FIRST_LAYER + TOKENIZERS * config.tokenizers_first):
+        layer = 0
+    exempt = name.endswith(".bias") or "norm" in name or "gamma" in name
+    decays = config.decay_biases_and_norms or not exempt
+    return layer_decay ** (last - layer), float(decays)
+
+
+class SeriesNetwork(LinearNetwork):
+    """An encoder with one linear layer on its features."""
+
+    def __init__(self, config: Config, encoder: Encoder, n_outputs: int, drop_rate: float | None) -> None:
+        super().__init__(config.embed_dim * (1 if config.feature == "cls" else 2), n_outputs, drop_rate)
+        self.config, self.encoder = config, encoder.requires_grad_(True)
+
+    def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
+        """Return the features of every clip, (rows, n_features)."""
+        return features(self.encoder, self.config, batch, generator)
+
+    def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:
+        """Return the parameters by learning-rate and weight-decay multiplier; see `neuropipe.train.optim`."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, parameter in self.encoder.named_parameters():
+            groups.setdefault(multipliers(f"encoder.{name}", self.config, layer_decay), []).append(parameter)
+        return [
+            {"params": params, "lr_scale": lr, "weight_decay": decay * weight_decay, "weight_decay_scale": decay}
+            for (lr, decay), params in groups.items()
+        ] + self.head_groups(weight_decay)

@@ -26,6 +26,7 @@ from neuropipe.data.batch import Batch
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.models.base import ModelConfig, VolumeSpec
 from neuropipe.models.layers import dropout
+from neuropipe.models.network import LinearNetwork
 from neuropipe.signals.regions import Regions
 
 GRID_FEATURES = 10_000  # most features that `feature: grid` makes, as in the authors' linear probe
@@ -605,9 +606,7 @@ class Model(nn.Module):
 
     def standardize(self, volumes: Tensor) -> Tensor:
         """Return `volumes` at the size that the config asks for, each z-scored (padding counts)."""
-        if self.config.input_shape is not None:
-            volumes = augment_volume.crop_or_pad(volumes, self.config.input_shape)
-        return torch.stack([augment_volume.zscore(volume) for volume in volumes])
+        return standardize(volumes, self.config)
 
     def project(self, views: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return the projections of first and second views, (batch, head_dim) each."""
@@ -636,25 +635,61 @@ class Model(nn.Module):
             return pool(last_map)
         return F.adaptive_avg_pool3d(last_map, self.grid).flatten(1)
 
+    def classifier(self, n_outputs: int, drop_rate: float | None = None) -> VolumeNetwork:
+        """Return this backbone with one linear layer on its pooled features, as published but for its dropout."""
+        return VolumeNetwork(self.config, self.backbone, n_outputs, drop_rate)
+
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:
         """Return the parameters by learning-rate and weight-decay multiplier; see `neuropipe.train.optim`."""
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            decays = self.config.decay_biases_and_norms or parameter.dim() > 1
-            groups.setdefault((layer_decay ** self._depth_above(name), float(decays)), []).append(parameter)
-        return [
-            {"params": params, "lr_scale": lr, "weight_decay": decay * weight_decay, "weight_decay_scale": decay}
-            for (lr, decay), params in groups.items()
-        ]
+        return param_groups(self, weight_decay, layer_decay)
 
-    def _depth_above(self, name: str) -> int:
-        """Return how many layers (blocks, levels) lie above a parameter; the head is the last one."""
-        parts = name.split(".")
-        if parts[0] == "head":
-            return 0
-        n = len(self.backbone.blocks) if isinstance(self.backbone, DenseNet) else len(self.backbone.levels)
-        if parts[1] in ("blocks", "levels"):
-            return n - int(parts[2])
-        if parts[1] == "transitions":
-            return n - int(parts[2]) - 1  # it leads to the next block
-        return 1 if parts[1] == "final_norm" else n + 1
+
+class VolumeNetwork(LinearNetwork):
+    """A backbone with one linear layer on its pooled features; batch norms follow ``train()`` and ``eval()``."""
+
+    def __init__(
+        self, config: Config, backbone: DenseNet | UNetEncoder, n_outputs: int, drop_rate: float | None
+    ) -> None:
+        super().__init__(backbone.n_features, n_outputs, drop_rate, norm=False)
+        self.config, self.backbone = config, backbone
+
+    def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
+        """Return the pooled features, (rows, n_features)."""
+        return pool(self.backbone(standardize(batch.volume, self.config), generator))
+
+    def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:
+        """Return the parameters by learning-rate and weight-decay multiplier; see `neuropipe.train.optim`."""
+        return param_groups(self, weight_decay, layer_decay)
+
+
+def standardize(volumes: Tensor, config: Config) -> Tensor:
+    """Return `volumes` at the size that the config asks for, each z-scored (padding counts)."""
+    if config.input_shape is not None:
+        volumes = augment_volume.crop_or_pad(volumes, config.input_shape)
+    return torch.stack([augment_volume.zscore(volume) for volume in volumes])
+
+
+def param_groups(module: Model | VolumeNetwork, weight_decay: float, layer_decay: float) -> list[dict]:
+    """Group the parameters of a backbone and its head by depth, and by whether they decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        decays = module.config.decay_biases_and_norms or parameter.dim() > 1
+        above = _depth_above(name, module.backbone)
+        groups.setdefault((layer_decay**above, float(decays)), []).append(parameter)
+    return [
+        {"params": params, "lr_scale": lr, "weight_decay": decay * weight_decay, "weight_decay_scale": decay}
+        for (lr, decay), params in groups.items()
+    ]
+
+
+def _depth_above(name: str, backbone: DenseNet | UNetEncoder) -> int:
+    """Return how many layers (blocks, levels) lie above a parameter; the head is the last one."""
+    parts = name.split(".")
+    if parts[0] != "backbone":
+        return 0
+    n = len(backbone.blocks) if isinstance(backbone, DenseNet) else len(backbone.levels)
+    if parts[1] in ("blocks", "levels"):
+        return n - int(parts[2])
+    if parts[1] == "transitions":
+        return n - int(parts[2]) - 1  # it leads to the next block
+    return 1 if parts[1] == "final_norm" else n + 1

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from neuropipe import config as configuration
-from neuropipe.errors import CheckpointError
 from neuropipe.locks import lock
 from neuropipe.paths import Study
 from neuropipe.provenance import describe, read_json, sha256, write_json
@@ -37,7 +36,7 @@ def _embed(folder: Path, target: Path, shards: list[Path], study: configuration.
     saved = export.load(folder)
     source = open_source([Shards(path) for path in shards], device=device, residence="mapped", slices=saved.slicing)
     saved.check_reads(source, f"{folder} and {shards[0]}")
-    _check_map(saved.about, study.map_of(path.name for path in shards), folder)
+    saved.check_map(study.map_of(path.name for path in shards), str(folder))
     spec, n_clips = saved.model.config.reads(), saved.about["recipe"]["n_clips"]
     begun = time.perf_counter()
     table = embed_people(saved.model.to(device), source, spec, n_clips)
@@ -53,14 +52,6 @@ def _embed(folder: Path, target: Path, shards: list[Path], study: configuration.
         "atlases": [] if saved.regions is None else saved.regions.atlases,
         "recordings_per_s": len(source) / seconds,
     }
-
-
-def _check_map(about: dict[str, Any], found: str | None, folder: Path) -> None:
-    """Raise where a model of one tissue is asked to read another; both look alike to it."""
-    if (expected := about.get("map")) and found and expected != found:
-        raise CheckpointError(
-            f"{folder} learned from maps {expected}, but the datasets hold {found}; set map: {expected} for them."
-        )
 
 
 def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, output: Path) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,25 @@ from neuropipe.models.base import Spec
 from neuropipe.train import checkpoint, optim
 from neuropipe.train.progress import Progress
 from neuropipe.train.recipe import TrainSettings
+
+LossOf = Callable[[Batch, torch.Generator, float], dict[str, Tensor]]
+
+
+class Watch(Protocol):
+    """Looks at the model between steps, and may end the training early; its state is part of every checkpoint."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no further step is wanted."""
+
+    def look(self, step: int) -> None:
+        """Look at the model as it is after `step` steps."""
+
+    def state(self) -> dict[str, Any]:
+        """Return tensors and plain containers only."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
 
 
 def parts(batch: Batch, n_parts: int) -> Iterator[Batch]:
@@ -45,6 +64,8 @@ def train(
     identity: str,
     tensorboard: Path | None = None,
     what: str = "pretrain",
+    loss_of: LossOf | None = None,
+    watch: Watch | None = None,
 ) -> list[dict[str, float]]:
     """Train `model` in place and return its metrics, one row per `settings.log_every` steps.
 
@@ -66,6 +87,10 @@ def train(
         Hash of recipe, data and seed: checkpoints of anything else are not touched by this run.
     tensorboard : path, optional
         Folder for TensorBoard's event files, where that is installed.
+    loss_of : callable, optional
+        ``(batch, generator, progress) -> {"loss": ..., ...}``; default the family's own loss.
+    watch : Watch, optional
+        Asked after every step; default all steps are taken.
 
     Raises
     ------
@@ -81,14 +106,19 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         rows, window, begin = state["rows"], state["window"], state["step"]
+        if watch is not None:
+            watch.restore(state["watch"])
     generator = torch.Generator(device=device)
     autocast = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
-    loss_of = torch.compile(model.loss) if settings.compile else model.loss
+    loss_of = loss_of or model.loss
+    loss_of = torch.compile(loss_of) if settings.compile else loss_of
     writer = _tensorboard(tensorboard, begin)
     progress = Progress(what, settings.n_steps, begin)
     clock = time.perf_counter()
     model.train()
     for step in range(begin, settings.n_steps):
+        if watch is not None and watch.stopped:
+            break
         share = step / settings.n_steps
         torch.manual_seed(order.step_seed(seed, step))  # dropout
         generator.manual_seed(order.step_seed(seed, step))
@@ -102,15 +132,19 @@ def train(
         if hasattr(model, "after_step"):
             model.after_step(share)
         done = step + 1
-        if done % settings.log_every == 0 or done == settings.n_steps:
+        if watch is not None:
+            watch.look(done)
+        last = done == settings.n_steps or (watch is not None and watch.stopped)
+        if done % settings.log_every == 0 or last:
             n_samples = len(window) * batch.n_people
             rows.append(_row(window, done, lr, n_samples, clock, what))
             window, clock = [], time.perf_counter()
             _say(writer, rows[-1])
         progress.advance(f"loss {rows[-1]['loss']:.4f}" if rows else "")
-        if done % settings.checkpoint_every == 0 or done == settings.n_steps:
+        if done % settings.checkpoint_every == 0 or last:
             state = {"identity": identity, "rows": rows, "window": window}
             state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {} if watch is None else {"watch": watch.state()}
             checkpoint.save(folder, done, state)
     progress.close()
     if writer is not None:

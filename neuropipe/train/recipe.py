@@ -56,6 +56,28 @@ class TrainSettings(BaseModel):
     """Steps between two checkpoints; the last two are kept."""
 
 
+class FinetuneSettings(TrainSettings):
+    """How the whole network is trained for a task: as in ``train``, and what is said here."""
+
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training people that choose the step and fit the calibration, where the split has no validation
+    side; every label keeps its share, and families stay together."""
+    class_weights: Literal["balanced", "none"] = "balanced"
+    """Binary: both classes weigh the same in the loss, or every person does; the calibration restores the prior."""
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout before the last layer; null is the family's own."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 20
+    """Steps between two looks at the validation people."""
+    patience: Annotated[int, Field(ge=1)] | None = 10
+    """Looks without a smaller validation loss before training ends; null takes all steps."""
+    n_clips: Annotated[int, Field(ge=1)] | None = 8
+    """Evenly spaced clips per recording, or slices per scan, whose outputs are averaged; null: all of them."""
+    n_passes: Annotated[int, Field(ge=0)] = 10
+    """Passes with dropout that say how sure an output is; 0 leaves that out."""
+    from_scratch: bool = True
+    """Train the same network from random weights beside it."""
+
+
 class Recipe(BaseModel):
     """A training run: which family, which model, which settings."""
 
@@ -72,6 +94,8 @@ class Recipe(BaseModel):
     Null is the default of each key."""
     train: TrainSettings
     """Optimisation."""
+    finetune: FinetuneSettings | None = None
+    """Training for the tasks that the study names under ``pretrain.<recipe>.finetune``."""
     n_clips: Annotated[int, Field(ge=1)] | None = 8
     """Evenly spaced clips per recording, or slices per scan, that an embedding is averaged over; null: all slices, or
     as many clips as fit in side by side. A volume is read whole."""
@@ -79,6 +103,15 @@ class Recipe(BaseModel):
     def slicing(self, spec: Spec) -> Slicing | None:
         """Return how volumes are cut for a family that reads `spec`; None where it does not read images."""
         return (self.slices or Slicing()) if spec.content == "image" else None
+
+    def tuning(self, source: str = "the recipe") -> FinetuneSettings:
+        """Return how the whole network is trained for a task; raise where the recipe does not say it."""
+        if self.finetune is None:
+            raise ConfigError(
+                f"{source} has no section finetune:, so nothing says how to train for a task; add it (n_steps, "
+                "batch_size, lr at least), or name no tasks under pretrain: finetune: in the configuration."
+            )
+        return self.finetune
 
     def model_settings(self, source: str = "the recipe") -> ModelConfig:
         """Return the family's checked Config."""

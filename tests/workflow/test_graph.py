@@ -88,6 +88,27 @@ def test_a_recipe_is_judged_where_the_config_says(monkeypatch):
     assert not any("tasks/autism/probe" in path for path in graph.predictions())
 
 
+def test_a_recipe_that_is_fine_tuned_is_predicted_and_judged_with_the_task(tmp_path):
+    content = yaml.safe_load((ROOT / "config.yaml").read_text())
+    content["pretrain"] = {"semantoks-demo": {"datasets": ["demo"], "seeds": [0, 2], "finetune": ["age"]}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    graph = Graph(tmp_path / "config.yaml")
+    assert graph.finetuned("age") == [("semantoks-demo", 0), ("semantoks-demo", 2)]
+    assert graph.finetuned("diagnosis") == []
+    tuned = [path for path in graph.predictions() if "/finetune/" in path]
+    assert tuned == [
+        f"results/demo/tasks/age/finetune/semantoks-demo_seed-{seed}/predictions.parquet" for seed in (0, 2)
+    ]
+
+
+def test_a_fine_tuned_recipe_is_one_more_job_per_task(workplace, command):
+    content = yaml.safe_load((workplace / "config.yaml").read_text())
+    content["pretrain"] = {"semantoks-demo": {"datasets": ["demo"], "finetune": ["age", "diagnosis"]}}
+    (workplace / "config.yaml").write_text(yaml.safe_dump(content))
+    done = command(workplace, "snakemake", "-n")
+    assert jobs(done.stdout + done.stderr)["finetune"] == 2
+
+
 def test_parameters_follow_the_config_sections_and_nothing_else():
     graph = Graph(ROOT / "config.yaml")
     clean = graph.config.clean
