@@ -79,11 +79,11 @@ def make_layout() -> Layout:
     """Lay out tissues and regions; always the same."""
     rng = np.random.default_rng(LAYOUT_SEED)
     xyz = np.moveaxis(np.indices(SHAPE), 0, -1) * VOXEL_MM + FIRST_MM  # (x, y, z, 3), mm
-    cerebrum, right = _radius(xyz, CEREBRUM), xyz[..., 0] >= 0
-    cerebellum = _radius(xyz, CEREBELLUM) <= 1
+    cerebrum, right = radius(xyz, CEREBRUM), xyz[..., 0] >= 0
+    cerebellum = radius(xyz, CEREBELLUM) <= 1
     inside = (cerebrum <= 1) & ~cerebellum
-    ventricles = inside & (_radius(xyz, VENTRICLES) <= 1)
-    subcortex = inside & (_radius(xyz, SUBCORTEX) <= 1) & ~ventricles
+    ventricles = inside & (radius(xyz, VENTRICLES) <= 1)
+    subcortex = inside & (radius(xyz, SUBCORTEX) <= 1) & ~ventricles
     cortex = inside & (cerebrum >= CORTEX_FROM) & ~subcortex & ~ventricles
 
     labels, rows = np.zeros(SHAPE, dtype=np.int16), []
@@ -108,7 +108,8 @@ def make_layout() -> Layout:
     return Layout(labels, white_matter, ventricles, _table(labels, xyz, rows))
 
 
-def _radius(xyz: np.ndarray, ellipsoid: tuple[tuple[float, ...], tuple[float, ...]]) -> np.ndarray:
+def radius(xyz: np.ndarray, ellipsoid: tuple[tuple[float, ...], tuple[float, ...]]) -> np.ndarray:
+    """Return how far out points (..., 3) in mm lie, in radii of an ellipsoid: 1 on its surface."""
     centre, axes = ellipsoid
     return np.sqrt((((xyz - centre) / axes) ** 2).sum(-1))
 

@@ -33,6 +33,10 @@ class Site:
         Standard deviation of a voxel's white noise, in % of its mean.
     n_unsteady : int
         First volumes that are too bright, before the magnetisation is steady.
+    grey_gain : float
+        Factor on the grey matter that is found in a structural scan.
+    grey_blur_mm : float
+        Blur of that grey matter, full width at half maximum.
     """
 
     name: str
@@ -42,12 +46,24 @@ class Site:
     gain: float
     noise_percent: float
     n_unsteady: int = 0
+    grey_gain: float = 1.0
+    grey_blur_mm: float = 0.0
 
 
 SITES = (
     Site("alder", t_r=2.0, n_volumes=320, n_pairs=10, gain=1.0, noise_percent=1.2),
-    Site("birch", t_r=1.5, n_volumes=425, n_pairs=8, gain=0.7, noise_percent=1.4),
-    Site("cedar", t_r=2.5, n_volumes=255, n_pairs=6, gain=1.6, noise_percent=1.3, n_unsteady=1),
+    Site("birch", t_r=1.5, n_volumes=425, n_pairs=8, gain=0.7, noise_percent=1.4, grey_gain=0.93, grey_blur_mm=6.0),
+    Site(
+        "cedar",
+        t_r=2.5,
+        n_volumes=255,
+        n_pairs=6,
+        gain=1.6,
+        noise_percent=1.3,
+        n_unsteady=1,
+        grey_gain=1.06,
+        grey_blur_mm=9.0,
+    ),
 )
 
 

@@ -119,23 +119,27 @@ def write_scan(path: Path, scan: np.ndarray, voxels: Voxels, t_r: float, rng: np
     slope, offset = steps * SLOPE_UNIT, int(rng.integers(-400, 401))
     stored = np.full((len(scan), np.prod(SHAPE)), -offset, dtype=np.int16)
     stored[:, voxels.flat] = np.rint(scan / np.float32(slope)) - offset
-    header = _header((*SHAPE, len(scan)), np.int16)
+    header = _header((*SHAPE, len(scan)), np.int16, affine())
     header.set_slope_inter(slope, slope * offset)
     header.set_zooms((VOXEL_MM,) * 3 + (t_r,))
     _write(path, header, stored.tobytes())
 
 
-def write_volume(path: Path, volume: np.ndarray) -> None:
-    """Write a mask or label image of shape `SHAPE` in its own integer type."""
-    _write(path, _header(SHAPE, volume.dtype), volume.tobytes(order="F"))
+def write_volume(path: Path, volume: np.ndarray, left_first: bool = False) -> None:
+    """Write an image of shape `SHAPE` in its own type; with `left_first` its first axis runs to the left (LAS)."""
+    matrix = affine()
+    if left_first:
+        volume = volume[::-1]
+        matrix = matrix @ np.array([[-1, 0, 0, SHAPE[0] - 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    _write(path, _header(SHAPE, volume.dtype, matrix), volume.tobytes(order="F"))
 
 
-def _header(shape: tuple[int, ...], dtype: np.dtype | type) -> nib.Nifti1Header:
+def _header(shape: tuple[int, ...], dtype: np.dtype | type, matrix: np.ndarray) -> nib.Nifti1Header:
     header = nib.Nifti1Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
-    header.set_sform(affine(), code="mni")
-    header.set_qform(affine(), code="mni")
+    header.set_sform(matrix, code="mni")
+    header.set_qform(matrix, code="mni")
     header.set_xyzt_units("mm", "sec")
     header["vox_offset"] = 352
     return header

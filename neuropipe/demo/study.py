@@ -1,4 +1,4 @@
-"""The demo study: fMRIPrep-like derivatives of simulated people, with the truth beside them."""
+"""The demo study: fMRIPrep- and CAT12-like derivatives of simulated people, with the truth beside them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from neuropipe import __version__
+from neuropipe.demo.anatomy import Scan, draw_scans
 from neuropipe.demo.atlas import SPACE, Layout, make_layout
+from neuropipe.demo.cat12 import scan_files, write_scans
 from neuropipe.demo.confounds import confounds_table, draw_motion
 from neuropipe.demo.coupling import draw_couplings, network_ids
 from neuropipe.demo.people import SITES, Site, draw_people
 from neuropipe.demo.scan import Voxels, simulate_scan, write_scan, write_volume
 from neuropipe.demo.signals import regional_series
-from neuropipe.demo.truth import describe_truth
+from neuropipe.demo.truth import describe_anatomy, describe_truth
 from neuropipe.errors import InputError
 from neuropipe.locks import lock
 from neuropipe.paths import write_text
 from neuropipe.provenance import read_json, write_json
 
-GENERATOR_VERSION = 5  # bumped when the same seed gives other data
+GENERATOR_VERSION = 6  # bumped when the same seed gives other data
 HEAVY_FD_MM = 0.85  # of the run that moves too much to be used
 HOLE_NETWORK = "Limbic"  # where signal is really lost, near the air of the sinuses
 ATLAS_NAME = f"tpl-{SPACE}_atlas-Demo457_dseg"
 ROOT_SIDECAR = f"task-rest_space-{SPACE}_desc-preproc_bold.json"
+CAT12 = {"Name": "CAT12", "Version": "12.8"}
 GENERATED_BY = {"Name": "neuropipe", "Version": __version__, "Description": "neuropipe demo: simulated, nobody's data"}
 
 logger = logging.getLogger("neuropipe")
@@ -84,13 +87,14 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that is drawn before any signal: people, their couplings (n_people, 9, 9), and their runs."""
+    """All that is drawn before any signal: people, couplings (n_people, 9, 9), runs and structural scans."""
 
     seed: int
     sites: tuple[Site, ...]
     people: pd.DataFrame
     couplings: np.ndarray
     runs: list[Run]
+    scans: list[Scan]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +119,8 @@ def make_plan(seed: int, sites: tuple[Site, ...] = SITES) -> Plan:
     """Draw people and couplings, and give three people the troubles of a real study.
 
     One person's run has a hole in its mask where a region was; one has two good runs; one has a second run with so
-    much motion that it should not be used. Everyone has one usable run.
+    much motion that it should not be used. Everyone has one usable run. Of the structural scans one is poor, one was
+    not segmented, and one lies in a file of another orientation.
     """
     rng = _rng(seed, "people")
     people = draw_people(rng, sites)
@@ -132,7 +137,7 @@ def make_plan(seed: int, sites: tuple[Site, ...] = SITES) -> Plan:
         runs.append(replace(run, missing_region=hole) if person == with_hole else run)
         if twice:
             runs.append(replace(run, run=2, mean_fd_mm=HEAVY_FD_MM if person == with_heavy else run.mean_fd_mm))
-    return Plan(seed, sites, people, couplings, runs)
+    return Plan(seed, sites, people, couplings, runs, draw_scans(people, sites, _rng(seed, "anatomy")))
 
 
 def write_study(output: Path, plan: Plan, jobs: int) -> None:
@@ -146,10 +151,13 @@ def write_study(output: Path, plan: Plan, jobs: int) -> None:
         (output / "truth.json").unlink(missing_ok=True)
         _write_frame(output, plan)
         measured = _simulate_all(output, plan, jobs)
+        scans = write_scans(_maps(output), plan.scans, lambda scan: _rng(plan.seed, "map", scan.person))
         _remove_stale(output, plan)
         truth = describe_truth(plan.people, plan.couplings, plan.sites, _rng(plan.seed, "truth"))
-        write_json(output / "truth.json", {"generator": stamp, **truth, "runs": measured})
-    logger.info("Simulated %d people in %d runs in %s.", len(plan.people), len(plan.runs), output)
+        anatomy = describe_anatomy(plan.people, plan.scans, plan.sites) | {"scans": scans}
+        write_json(output / "truth.json", {"generator": stamp, **truth, "runs": measured, "anatomy": anatomy})
+    n_maps = sum(scan.has_map for scan in plan.scans)
+    logger.info("Simulated %d people, %d runs and %d maps in %s.", len(plan.people), len(plan.runs), n_maps, output)
 
 
 def _rng(seed: int, what: str, *numbers: int) -> np.random.Generator:
@@ -159,6 +167,10 @@ def _rng(seed: int, what: str, *numbers: int) -> np.random.Generator:
 
 def _derivatives(output: Path) -> Path:
     return output / "derivatives" / "fmriprep"
+
+
+def _maps(output: Path) -> Path:
+    return output / "derivatives" / "cat12"
 
 
 def _func(output: Path, run: Run) -> Path:
@@ -182,21 +194,27 @@ def _is_complete(output: Path, plan: Plan, stamp: dict[str, int]) -> bool:
     truth = output / "truth.json"
     if not truth.is_file() or read_json(truth)["generator"] != stamp:
         return False
-    wanted = [_func(output, run) / name for run in plan.runs for name in run.files().values()]
-    wanted += [output / "participants.tsv", output / "atlas" / f"{ATLAS_NAME}.nii.gz"]
+    wanted = [*_planned(output, plan), output / "participants.tsv", output / "atlas" / f"{ATLAS_NAME}.nii.gz"]
     return all(path.is_file() for path in wanted)
 
 
+def _planned(output: Path, plan: Plan) -> set[Path]:
+    """Return the files of all runs and structural scans."""
+    runs = {_func(output, run) / name for run in plan.runs for name in run.files().values()}
+    return runs | {_maps(output) / name for scan in plan.scans for name in scan_files(scan).values()}
+
+
 def _write_frame(output: Path, plan: Plan) -> None:
-    """Write everything but the runs; the dataset description first, by which the folder is known as ours."""
+    """Write everything but runs and scans; the dataset description first, by which the folder is known as ours."""
     derivatives, t_r = _derivatives(output), plan.sites[0].t_r
-    description = {
-        "Name": "neuropipe demo study (simulated)",
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.1", "Description": "imitated layout"}, GENERATED_BY],
-    }
-    write_json(derivatives / "dataset_description.json", description)
+    for folder, maker in ((derivatives, {"Name": "fMRIPrep", "Version": "24.1.1"}), (_maps(output), CAT12)):
+        description = {
+            "Name": "neuropipe demo study (simulated)",
+            "BIDSVersion": "1.9.0",
+            "DatasetType": "derivative",
+            "GeneratedBy": [maker | {"Description": "imitated layout"}, GENERATED_BY],
+        }
+        write_json(folder / "dataset_description.json", description)
     write_json(derivatives / ROOT_SIDECAR, {"TaskName": "rest", "RepetitionTime": t_r, "SkullStripped": True})
     columns = ["participant_id", "age", "sex", "diagnosis", "site"]
     write_text(output / "participants.tsv", _tsv(plan.people[columns]))
@@ -261,10 +279,10 @@ def _simulate_run(output: Path, seed: int, run: Run, coupling: np.ndarray) -> di
 
 
 def _remove_stale(output: Path, plan: Plan) -> None:
-    """Remove what an earlier seed, or a killed process, left among the runs."""
-    wanted = {_func(output, run) / name for run in plan.runs for name in run.files().values()}
-    for path in _derivatives(output).glob("sub-*/func/*"):
-        if path not in wanted:
+    """Remove what an earlier seed, or a killed process, left among the runs and scans."""
+    wanted = _planned(output, plan)
+    for path in (output / "derivatives").glob("*/sub-*/**/*"):
+        if path.is_file() and path not in wanted:
             path.unlink()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from neuropipe.demo import scan
+from neuropipe.demo import anatomy, scan
 from neuropipe.demo.coupling import (
     AGE_PAIRS,
     AGE_RANGE,
@@ -140,6 +140,42 @@ def describe_truth(
             )
         ],
     }
+
+
+def describe_anatomy(people: pd.DataFrame, scans: Sequence[anatomy.Scan], sites: Sequence[Site]) -> dict[str, Any]:
+    """Return what ``truth.json`` says of the grey-matter maps: where and how much is planted, and what can be reached.
+
+    The best numbers are for who knows everyone's two scores; in a map they are hidden by what is a person's own.
+    """
+    effects = anatomy.AnatomyEffects()
+    patient = (people["diagnosis"] == "patient").to_numpy()
+    age_scores, diagnosis_scores = (
+        np.array([getattr(s, f"{what}_score") for s in scans]) for what in ("age", "diagnosis")
+    )
+    best_r2 = effects.age_slope**2 / (effects.age_slope**2 + effects.age_spread**2)
+    return {
+        "effects": asdict(effects),
+        "diagnosis": {
+            "planted_in": _blobs(anatomy.DIAGNOSIS_BLOBS, "loss_of_patients", effects.diagnosis_step),
+            "cohens_d": effects.diagnosis_step / effects.diagnosis_spread,
+            "best_auroc": float(ndtr(effects.diagnosis_step / effects.diagnosis_spread / 2**0.5)),
+            "auroc_of_planted_score_in_these_people": auroc(diagnosis_scores, patient),
+        },
+        "age": {
+            "planted_in": _blobs(anatomy.AGE_BLOBS, "loss_per_standard_deviation", effects.age_slope),
+            "best_r2": best_r2,
+            "best_mae_years": best_age_mae(best_r2),
+            "r_of_planted_score_in_these_people": float(np.corrcoef(age_scores, people["age"])[0, 1]),
+        },
+        "tiv": {"mean_ml_by_sex": anatomy.TIV_BY_SEX_ML, "sd_ml": anatomy.TIV_SD_ML},
+        "sites": {site.name: {"gain": site.grey_gain, "blur_fwhm_mm": site.grey_blur_mm} for site in sites},
+    }
+
+
+def _blobs(blobs: tuple[anatomy.Blob, ...], what: str, size: float) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "centre_mm": [[-x, y, z], [x, y, z]], "sd_mm": sd, what: size} for name, (x, y, z), sd in blobs
+    ]
 
 
 def _pairs(pairs: tuple[Pair, ...], what: str, size: float) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pytest
 from bids.layout import parse_file_entities
 from nilearn.interfaces.fmriprep import load_confounds
 
+from neuropipe.demo.cat12 import scan_files
 from neuropipe.demo.people import Site
 from neuropipe.demo.study import HEAVY_FD_MM, make_plan, run, write_study
 from neuropipe.errors import InputError
@@ -52,12 +53,16 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_processes(stu
 def test_another_seed_gives_other_people_and_leaves_nothing_of_the_former(study, tmp_path):
     output = shutil.copytree(study, tmp_path / "study")
     (output / "derivatives/fmriprep/sub-001/func/.tmp-1-dead-sub-001_bold.nii.gz").write_bytes(b"half a file")
+    (output / "derivatives/cat12/sub-007/anat/mri").mkdir(parents=True)
+    (output / "derivatives/cat12/sub-007/anat/mri/mwp1sub-007_T1w.nii.gz").write_bytes(b"of a larger study")
     plan = make_plan(5, SITES)
     write_study(output, plan, jobs=1)
     assert {path.name for path in output.rglob("func/*")} == {name for r in plan.runs for name in r.files().values()}
+    maps = {str(path.relative_to(output / "derivatives/cat12")) for path in output.rglob("anat/*/*")}
+    assert maps == {name for scan in plan.scans for name in scan_files(scan).values()}
     before, after = _contents(study), _contents(output)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert {name for name in after if "bold.nii.gz" in name or name == "participants.tsv"} < changed
+    assert {name for name in after if name.endswith(("bold.nii.gz", "T1w.nii.gz", "participants.tsv"))} < changed
 
 
 def test_a_complete_study_is_left_alone_and_an_incomplete_one_is_mended(study, tmp_path):
@@ -66,6 +71,7 @@ def test_a_complete_study_is_left_alone_and_an_incomplete_one_is_mended(study, t
     write_study(output, make_plan(0, SITES), jobs=1)
     assert times == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
     _images(output)[0].unlink()
+    next(output.glob("derivatives/cat12/sub-*/anat/mri/*.nii.gz")).unlink()
     write_study(output, make_plan(0, SITES), jobs=1)
     assert _contents(output) == _contents(study)
 
@@ -165,6 +171,15 @@ def test_the_truth_tells_of_the_mess_that_the_files_hold(study):
     usable = {entry["participant_id"] for entry in runs.values() if not entry["too_much_motion"]}
     assert usable == {person["participant_id"] for person in truth["people"]}
     assert len(runs) == len(usable) + 2
+    scans = {entry["participant_id"]: entry for entry in truth["anatomy"]["scans"]}
+    assert set(scans) == usable
+    for person, told in scans.items():
+        found = list(study.glob(f"derivatives/cat12/{person}/anat/mri/mwp1{person}_T1w.nii.gz"))
+        assert bool(found) == told["has_map"]
+        if found:
+            image = nib.load(found[0])
+            assert "".join(nib.aff2axcodes(image.affine)) == told["orientation"]
+            assert image.get_fdata().sum() * 0.216 == pytest.approx(told["gm_ml"], rel=1e-5)
 
 
 def test_the_whole_study_is_planned_with_48_usable_people_at_three_sites():
