@@ -18,7 +18,9 @@ PROBE = """
 const found = {};
 const pixels = (i, x, y) => {
   const canvas = document.getElementById(`plane-${i}`);
-  return [...canvas.getContext("2d").getImageData(x * canvas.width, y * canvas.height, 1, 1).data].slice(0, 3);
+  const copy = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  copy.drawImage(canvas, -x * canvas.width, -y * canvas.height);
+  return [...copy.getImageData(0, 0, 1, 1).data].slice(0, 3);
 };
 const move = (id, value) => {
   const input = document.getElementById(id);
