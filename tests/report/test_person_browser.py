@@ -39,7 +39,7 @@ const look = () => {
   found.overlay = pixels(2, 0.8, 0.2);
   const canvas = document.getElementById("plane-2");
   const box = canvas.getBoundingClientRect();
-  const at = { clientX: box.left + 0.9 * box.width, clientY: box.top + 0.1 * box.height };
+  const at = { clientX: box.left + 0.93 * box.width, clientY: box.top + 0.07 * box.height };
   canvas.dispatchEvent(new PointerEvent("pointerdown", at));
   found.moved = [0, 1].map((i) => document.getElementById(`place-${i}`).textContent);
   found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
