@@ -109,7 +109,9 @@ def read_table(path: Path) -> dict[Path, str]:
     found: dict[Path, str] = {}
     for number, (name, person_id) in enumerate(zip(table["path"], table["participant_id"], strict=True), start=2):
         if not name or person_id in ("", "n/a"):
-            raise InputError(f"{path}, line {number}: expected a path and a participant_id, found {name!r}, {person_id!r}.")
+            raise InputError(
+                f"{path}, line {number}: expected a path and a participant_id, found {name!r}, {person_id!r}."
+            )
         beside = path.parent / name
         resolved = (beside if beside.exists() else Path(name)).resolve()
         if found.setdefault(resolved, person_id) != person_id:
