@@ -31,7 +31,7 @@ COMMANDS = {
     "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
     "openbhb": ("neuropipe.stages.openbhb", "score embeddings as the OpenBHB challenge does"),
     "report": ("neuropipe.stages.report", "the one HTML page"),
-    "predict": ("neuropipe.stages.predict", "ask trained networks about new scans: a table and a page for every person"),
+    "predict": ("neuropipe.stages.predict", "ask trained networks about new scans: a table and a page per person"),
     "atlas": ("neuropipe.stages.atlas", "list, fetch or show atlases"),
     "schema": ("neuropipe.stages.schema", "check or rewrite the JSON schemas of config, recipes and models"),
 }

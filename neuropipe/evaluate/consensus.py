@@ -12,7 +12,8 @@ from scipy import ndimage
 from scipy.special import entr, expit
 
 from neuropipe.data.batch import Batch
-from neuropipe.hub.finetuned import Finetuned, Reading, read
+from neuropipe.hub.finetuned import Finetuned
+from neuropipe.models.network import Reading, read
 
 BRIGHTEST = 99.5  # percentile of a map of gradients that counts as 1
 

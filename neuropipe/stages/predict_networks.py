@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from neuropipe.hub.finetuned import Finetuned
 
 SHARED = ("content", "slices", "volumes", "grid", "map", "n_clips", "task")  # what networks must have in common
+NOT_MEANT = {"checkpoints", "from-scratch"}  # below a folder; named itself, a network from random weights is asked
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 YEARS = "age"  # BIDS gives ages in years; nothing else has a unit that is known
 MEASURES = {"binary": ("auroc", "AUROC"), "regression": ("mae", "Mean absolute error")}
@@ -109,7 +110,8 @@ def find(folder: Path) -> list[Path]:
     if (folder / "config.json").is_file():
         _refuse_series(read_json(folder / "config.json"), folder)
         return [folder]
-    found = sorted(path.parent for path in folder.glob("**/config.json") if "checkpoints" not in path.parts)
+    found = sorted(path.parent for path in folder.glob("**/config.json"))
+    found = [path for path in found if not set(path.relative_to(folder).parts) & NOT_MEANT]
     if not found:
         state = "holds no network" if folder.is_dir() else "is not there"
         raise CheckpointError(

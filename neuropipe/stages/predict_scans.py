@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from neuropipe.data.slices import Slicing
     from neuropipe.volumes.prepare import Prepared
 
-MODULATED = re.compile(r"m0?wp\d|desc-modulated", re.IGNORECASE)  # CAT12 writes mwp1 (m0wp1: non-linear part only)
+UNMODULATED = re.compile(r"probseg|^r?wp\d", re.IGNORECASE)  # fMRIPrep's shares of a voxel; CAT12 without modulation
+SCAN_OF = re.compile(r"^m0?wp\d(.+?)\.nii(\.gz)?$")  # the name of a scan in that of CAT12's map
 SPACE = re.compile(r"_space-([A-Za-z0-9]+)")
 COLOURED = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 AXES = "xyz"
@@ -65,10 +66,10 @@ def read(person: Person, about: dict[str, Any], device) -> tuple[list[Scan], lis
             if is_nifti(path):
                 scans.append(_map(path, about, device))
             else:
-                pictures.append((path, _picture(path, about)))
+                pictures.append((path, _brightness(path)))
         except RunExcluded as error:
             left_out.append(LeftOut(str(path), person.participant_id, error.reason, error.detail))
-    return scans + ([_pictures(pictures, device)] if pictures else []), left_out
+    return scans + ([_pictures(pictures, about, device)] if pictures else []), left_out
 
 
 def _check_kind(path: Path, first: Path, about: dict[str, Any]) -> None:
@@ -112,17 +113,14 @@ def _prepared(path: Path, about: dict[str, Any]) -> Prepared:
     from neuropipe.volumes import scale
     from neuropipe.volumes.prepare import prepare
 
-    settings = Volumes.model_validate(about["volumes"] or {})
+    settings, is_tissue = Volumes.model_validate(about["volumes"] or {}), about["map"] in ("gm", "wm")
+    is_modulated = is_tissue and not UNMODULATED.search(path.name)
     array, affine = read_map(path)
-    found = Map(array, affine, _space(path, about), modulated=_is_modulated(path, about), known=_known(path))
-    prepared = prepare(found, settings, is_tissue=about["map"] in ("gm", "wm"))
+    found = Map(array, affine, _space(path, about), modulated=is_modulated, known=_known(path))
+    prepared = prepare(found, settings, is_tissue=is_tissue)
     check_grid(prepared, about["grid"], path.name)
     stored, step, shift = scale.pack(prepared.array, settings.dtype)
     return replace(prepared, array=stored.astype(np.float32) * np.float32(step) + np.float32(shift))
-
-
-def _is_modulated(path: Path, about: dict[str, Any]) -> bool:
-    return about["modulated"] if about.get("modulated") is not None else MODULATED.search(path.name) is not None
 
 
 def _space(path: Path, about: dict[str, Any]) -> str | None:
@@ -135,8 +133,15 @@ def _space(path: Path, about: dict[str, Any]) -> str | None:
 
 
 def _known(path: Path) -> dict[str, float]:
-    """Return what CAT12's report beside a map says, where there is one."""
-    return {}
+    """Return what CAT12's report says of a map: beside it, or in the folder that CAT12 makes."""
+    from neuropipe.bids import cat12_xml
+
+    scan = SCAN_OF.match(path.name)
+    if scan is None:
+        return {}
+    name = f"cat_{scan[1]}.xml"
+    places = (path.parent / name, path.parent.parent / "report" / name, path.parent / "report" / name)
+    return next((cat12_xml.report(place) for place in places if place.is_file()), {})
 
 
 def check_grid(prepared: Prepared, grid: dict[str, Any] | None, name: str) -> None:
@@ -225,18 +230,11 @@ def _chosen(array: np.ndarray, slicing: Slicing, n_clips: int | None) -> np.ndar
     return there[((np.arange(n) + 0.5) * len(there) / n).astype(np.int64)]
 
 
-def _picture(path: Path, about: dict[str, Any]):
-    """Return a picture of a slice as a tensor (row, column)."""
-    return (_released_picture if about.get("released") else _own_picture)(path, about)
-
-
-def _pictures(pictures: Sequence[tuple[Path, Any]], device) -> Scan:
+def _pictures(pictures: Sequence[tuple[Path, np.ndarray]], about: dict[str, Any], device) -> Scan:
     """Return the pictures of one person as one scan."""
-    import torch
-
     notes = [note for path, _ in pictures for note in picture_notes(path)]
-    images = torch.stack([image for _, image in pictures])[:, None].to(device)
-    return _stack(images, [path.name for path, _ in pictures], notes)
+    make = _as_released if about.get("released") else _as_trained
+    return _stack(make(pictures, about)[:, None].to(device), [path.name for path, _ in pictures], notes)
 
 
 def _stack(images, names: list[str], notes: list[str]) -> Scan:
@@ -252,42 +250,45 @@ def _img_size(about: dict[str, Any]) -> tuple[int, int]:
     return tuple(about["model"]["img_size"])
 
 
-def _own_picture(path: Path, about: dict[str, Any]):
-    """Return a picture as the door for pictures and the training read it."""
+def _as_trained(pictures: Sequence[tuple[Path, np.ndarray]], about: dict[str, Any]):
+    """Return pictures (slice, row, column) as their door, the preparation and the training read them."""
     import torch
 
     from neuropipe.bids.maps import Map
     from neuropipe.data import image
+    from neuropipe.volumes import pictures as files
     from neuropipe.volumes import scale
     from neuropipe.volumes.prepare import prepare_slices
 
     settings = Volumes.model_validate(about["volumes"] or {})
-    values = image.fit(torch.from_numpy(_brightness(path)), settings.image_size)
-    prepared = prepare_slices(Map(values.numpy()[None]), settings)
-    stored, step, shift = scale.pack(prepared.array, settings.dtype)
+    stack = np.stack([files.fit(picture, settings.image_size) for _, picture in pictures])
+    stored, step, shift = scale.pack(prepare_slices(Map(stack), settings).array, settings.dtype)
     values = torch.from_numpy(stored.astype(np.float32) * np.float32(step) + np.float32(shift))
-    return image.fit(values, _img_size(about))[0]
+    return image.fit(values, _img_size(about))
 
 
-def _released_picture(path: Path, about: dict[str, Any]):
-    """Return a picture as the release reads it: stretched to a square; deep greys keep their own range."""
+def _as_released(pictures: Sequence[tuple[Path, np.ndarray]], about: dict[str, Any]):
+    """Return pictures as the release reads them: stretched to a square; deep greys keep their own range."""
     import torch
     from torch.nn import functional as F
 
     from neuropipe.data import image
 
-    values, shape = _brightness(path), _img_size(about)
-    if values.max() <= 255:
-        return image.read_published(path, shape).float() / 255
-    return F.interpolate(torch.from_numpy(values)[None, None], shape, mode="bilinear", antialias=True)[0, 0]
+    def one(path: Path, picture: np.ndarray):
+        if picture.max() <= 255:
+            return image.read_published(path, shape).float() / 255
+        return F.interpolate(torch.from_numpy(picture)[None, None], shape, mode="bilinear", antialias=True)[0, 0]
+
+    shape = _img_size(about)
+    return torch.stack([one(*picture) for picture in pictures])
 
 
 def _brightness(path: Path) -> np.ndarray:
     """Return the pixels of a picture; one without contrast is refused."""
-    from neuropipe.volumes import pictures
+    from neuropipe.data import image
 
     try:
-        values = pictures.read(path)
+        values = image.read(path).numpy()
     except InputError as error:
         raise RunExcluded("not a picture", str(error)) from error
     if values.min() == values.max():
@@ -297,12 +298,10 @@ def _brightness(path: Path) -> np.ndarray:
 
 def picture_notes(path: Path) -> list[str]:
     """Return what a reader should know of how a picture was read."""
-    from neuropipe.volumes import pictures
+    from PIL import Image
 
-    try:
-        mode = pictures.open_picture(path, decode=False).mode
-    except InputError:  # said when it is read
-        return []
+    with Image.open(path) as picture:
+        mode = picture.mode
     if mode in COLOURED:
         return [f"{path.name} has colours; its brightness (luma) was read."]
     if mode.startswith(("I", "F")):
