@@ -134,11 +134,11 @@ def _space(path: Path, about: dict[str, Any]) -> str | None:
 
 def _known(path: Path) -> dict[str, float]:
     """Return what CAT12's report says of a map: beside it, or in the folder that CAT12 makes."""
-    from neuropipe.bids import cat12_xml
-
     scan = SCAN_OF.match(path.name)
     if scan is None:
         return {}
+    from neuropipe.bids import cat12_xml
+
     name = f"cat_{scan[1]}.xml"
     places = (path.parent / name, path.parent.parent / "report" / name, path.parent / "report" / name)
     return next((cat12_xml.report(place) for place in places if place.is_file()), {})
