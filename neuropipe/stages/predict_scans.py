@@ -16,7 +16,6 @@ from neuropipe.stages.predict_files import LeftOut, Person, is_nifti
 
 if TYPE_CHECKING:
     from neuropipe.data.batch import Batch
-    from neuropipe.data.slices import Slicing
     from neuropipe.volumes.prepare import Prepared
 
 UNMODULATED = re.compile(r"probseg|^r?wp\d", re.IGNORECASE)  # fMRIPrep's shares of a voxel; CAT12 without modulation
@@ -208,7 +207,8 @@ def _slices(array: np.ndarray, affine: np.ndarray | None, about: dict[str, Any],
 
     slicing = Slicing.model_validate(about["slices"] or {})
     axis = NORMALS[slicing.plane]
-    slices, chosen = stack(array, slicing.plane), _chosen(array, slicing, about.get("n_clips"))
+    slices = stack(array, slicing.plane)
+    chosen = _chosen(slices, slicing.positions(len(slices)), about.get("n_clips"))
     x, y, z = voxel_mm(affine)
     edges = {"sagittal": (z, y), "coronal": (z, x), "axial": (y, x)}[slicing.plane]
     images = torch.from_numpy(np.ascontiguousarray(slices[chosen]))[:, None].to(device)
@@ -217,24 +217,24 @@ def _slices(array: np.ndarray, affine: np.ndarray | None, about: dict[str, Any],
     return _stack(images, [f"{slicing.plane}, {places[k]}" for k in chosen], notes)
 
 
-def _chosen(array: np.ndarray, slicing: Slicing, n_clips: int | None) -> np.ndarray:
-    """Return the positions of the slices that are read: evenly spaced over those with contrast."""
-    from neuropipe.data.slices import NORMALS, stack
-
-    slices = stack(array, slicing.plane)
-    wanted = slicing.positions(array.shape[NORMALS[slicing.plane]])
+def _chosen(slices: np.ndarray, wanted: np.ndarray, n_clips: int | None) -> np.ndarray:
+    """Return the positions of the slices that are read, as in training: evenly spaced over those with contrast."""
     there = wanted[[bool((slices[k] != slices[k, 0, 0]).any()) for k in wanted]]
     if not len(there):
-        raise RunExcluded("constant map", f"none of the {len(wanted)} slices that the network reads has any contrast")
+        raise RunExcluded("constant", f"none of the {len(wanted)} slices that the network reads has any contrast")
     n = min(n_clips or len(there), len(there))
     return there[((np.arange(n) + 0.5) * len(there) / n).astype(np.int64)]
 
 
 def _pictures(pictures: Sequence[tuple[Path, np.ndarray]], about: dict[str, Any], device) -> Scan:
     """Return the pictures of one person as one scan."""
-    notes = [note for path, _ in pictures for note in picture_notes(path)]
-    make = _as_released if about.get("released") else _as_trained
-    return _stack(make(pictures, about)[:, None].to(device), [path.name for path, _ in pictures], notes)
+    images = (_as_released if about.get("released") else _as_trained)(pictures, about)
+    chosen = _chosen(images.numpy(), np.arange(len(images)), about.get("n_clips"))
+    read = [pictures[k][0] for k in chosen]
+    notes = [note for path in read for note in picture_notes(path)]
+    if len(read) < len(pictures):
+        notes.insert(0, f"{len(read)} of {len(pictures)} slices, evenly spaced, were read, as in training.")
+    return _stack(images[chosen][:, None].to(device), [path.name for path in read], notes)
 
 
 def _stack(images, names: list[str], notes: list[str]) -> Scan:
