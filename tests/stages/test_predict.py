@@ -6,6 +6,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -100,12 +101,10 @@ def test_networks_from_random_weights_are_not_averaged_with_the_others(tmp_path,
 
 
 def test_the_mean_of_probabilities_and_their_disagreement_are_those_of_closed_forms():
-    class Says:
-        familiarity = None
-        about = {"calibration": {"temperature": 2.0, "bias": 0.5}, "scaling": None}
-
+    about = {"calibration": {"temperature": 2.0, "bias": 0.5}, "scaling": None}
+    says = SimpleNamespace(familiarity=None, about=about)
     readings = [consensus.Reading(2.0, np.array([0.0, 4.0]), None), consensus.Reading(-2.0, np.array([1.0, 1.0]), None)]
-    found = consensus._probability([Says, Says], readings)
+    found = consensus._probability([says, says], readings)
     passes = expit(np.array([0.0, 4.0, 1.0, 1.0]) / 2 + 0.5)
     assert found.raw == pytest.approx(0.5)
     assert found.calibrated == pytest.approx((expit(1.5) + expit(-0.5)) / 2)
