@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from neuropipe.data.batch import Batch
-from neuropipe.errors import CheckpointError, ConfigError, InputError
+from neuropipe.errors import CheckpointError, ConfigError
 from neuropipe.hub.finetuned import Finetuned
 from neuropipe.hub.published import published, read_weights
 from neuropipe.models.multiscale_vit import Classifier, Config, Evidence, standardize
 from neuropipe.models.network import Network
 
 FAMILY = "multiscale_vit"
-FILE = "checkpoint_best.pt"
-PREFIX = "hf:"
 HEAD_WIDTH = 64  # of an attention head in every published size; the weights do not tell it
 N_PASSES = 10
 KEYS = ("encoder.cls_token", "encoder.pos_embed", "head.2.weight")  # by which a checkpoint of the family is known
@@ -72,23 +70,20 @@ def load(source: str | Path, family: str | None = None, device: torch.device | s
     Parameters
     ----------
     source : str or path
-        A checkpoint file, or ``hf:owner/name`` of a repository of Hugging Face that holds one.
+        A checkpoint file, or ``hf:owner/name[@revision][:file]`` on the Hugging Face hub.
     family : str, optional
         Where the keys are not to be trusted to tell.
 
     Raises
     ------
     CheckpointError
-        The file cannot be read, is of no known family, or has not two classes.
+        The file cannot be had or read, is of no known family, or has not two classes.
     ConfigError
         `family` has no released classifier.
-    InputError
-        The repository cannot be reached and lies in no cache.
     """
     if family not in (None, FAMILY):
         raise ConfigError(f"No released classifier of the family {family!r} is known; expected {FAMILY}.")
-    path = fetched(str(source)[len(PREFIX) :]) if str(source).startswith(PREFIX) else Path(source)
-    weights = read_weights(path, "model_state")
+    weights = read_weights(source, "model_state")
     if family is None and (missing := [key for key in KEYS if key not in weights]):
         raise CheckpointError(
             f"{source} lacks {', '.join(missing)}: it is no released classifier of {FAMILY}. Name a folder below "
@@ -132,29 +127,6 @@ def sized(weights: Mapping[str, Tensor]) -> Config:
             "mlp_ratio": hidden / dim,
         }
     )
-
-
-def fetched(name: str) -> Path:
-    """Return the checkpoint of a repository of Hugging Face, from its cache where the network does not reach it.
-
-    Raises
-    ------
-    InputError
-        It can be had neither way.
-    """
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise InputError(f"{PREFIX}{name} needs the package huggingface_hub; install it, or name a file.") from error
-    try:
-        return Path(hf_hub_download(name, FILE))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        said = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"{PREFIX}{name}: {FILE} cannot be fetched and is not in the cache ({said}). Fetch it by hand and name "
-            "the file."
-        ) from error
 
 
 def _about(config: Config) -> dict:

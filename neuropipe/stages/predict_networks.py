@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SHARED = ("content", "slices", "volumes", "grid", "map", "n_clips", "task")  # what networks must have in common
 NOT_MEANT = {"checkpoints", "from-scratch"}  # below a folder; named itself, a network from random weights is asked
+PREFIX = "hf:"  # of names on the Hugging Face hub, see `neuropipe.hub.names`
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 YEARS = "age"  # BIDS gives ages in years; nothing else has a unit that is known
 MEASURES = {"binary": ("auroc", "AUROC"), "regression": ("mae", "Mean absolute error")}
@@ -74,13 +75,13 @@ def load(models: Sequence[str], family: str | None, device) -> Asked:
     ConfigError
         Networks do not fit together, or read series.
     """
-    from neuropipe.hub import finetuned, released
+    from neuropipe.hub import finetuned, names, released
 
     networks, sources, folders = [], {}, []
     for model in models:
         if is_released(model):
             networks.append(released.load(model, family, device))
-            sources[model] = sha256(model) if Path(model).is_file() else ""
+            sources[model] = sha256(names.locate(model))
             continue
         for folder in find(Path(model)):
             networks.append(finetuned.load(folder, device))
@@ -96,7 +97,7 @@ def load(models: Sequence[str], family: str | None, device) -> Asked:
 
 def is_released(model: str) -> bool:
     """Return whether a name is that of a checkpoint file or of a repository, not of a folder."""
-    return model.startswith("hf:") or (Path(model).is_file() and Path(model).suffix in CHECKPOINTS)
+    return model.startswith(PREFIX) or (Path(model).is_file() and Path(model).suffix in CHECKPOINTS)
 
 
 def find(folder: Path) -> list[Path]:

@@ -16,7 +16,6 @@ from tiny_maps import TinyMaps
 from neuropipe.config import Volumes
 from neuropipe.data.image import read_published
 from neuropipe.data.source import open_source
-from neuropipe.hub import released
 from neuropipe.hub.layouts import multiscale_vit as layout
 from neuropipe.models.base import ImageSpec, VolumeSpec
 from neuropipe.models.multiscale_vit import Classifier, Config
@@ -179,7 +178,7 @@ def test_a_released_checkpoint_is_found_in_the_cache_of_hugging_face(tmp_path: P
     (folder / "snapshots" / "abc").mkdir(parents=True)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
-    (folder / "snapshots" / "abc" / released.FILE).write_bytes(checkpoint[0].read_bytes())
+    (folder / "snapshots" / "abc" / "checkpoint_best.pt").write_bytes(checkpoint[0].read_bytes())
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     picture = write_picture(tmp_path / "slice.png")
