@@ -20,6 +20,11 @@ PREFIX = "hf:"  # of names on the Hugging Face hub, see `neuropipe.hub.names`
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".safetensors")
 YEARS = "age"  # BIDS gives ages in years; nothing else has a unit that is known
 MEASURES = {"binary": ("auroc", "AUROC"), "regression": ("mae", "Mean absolute error")}
+PRETRAINED = {
+    "train_side": "people of the training side alone",
+    "external": "people of other studies",
+    "everyone": "everyone, people of the test side too (without labels)",
+}
 RELEASE_WARNING = (
     "A released checkpoint, read with its published settings. Its published accuracy comes from a split by slice, not "
     "by person: slices of one person may lie on both sides, and it says little about new people."
@@ -153,6 +158,8 @@ def _facts(networks: Sequence[Finetuned], folders: Sequence[Path]) -> list[tuple
     facts = [("Network", _name(folders, about, len(networks))), ("Trained for", _task(about))]
     if about["training"]:
         facts.append(("Trained on", _people([one.about["training"] for one in networks])))
+        if (mode := about["training"].get("pretraining")) in PRETRAINED:
+            facts.append(("Pretrained on", PRETRAINED[mode]))
     facts.append(("Reads", _content(about)))
     if folders:
         facts.append(judged(folders[0], about["task"]))

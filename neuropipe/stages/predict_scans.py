@@ -213,6 +213,11 @@ def _slices(array: np.ndarray, affine: np.ndarray | None, about: dict[str, Any],
     edges = {"sagittal": (z, y), "coronal": (z, x), "axial": (y, x)}[slicing.plane]
     images = torch.from_numpy(np.ascontiguousarray(slices[chosen]))[:, None].to(device)
     images = image.fit(square(images, edges), _img_size(about))
+    if about.get("released"):
+        notes = [
+            *notes,
+            f"Cut into {len(chosen)} {slicing.plane} slices; the release was trained on pictures of slices.",
+        ]
     places = _places(affine, axis, array.shape[axis])
     return _stack(images, [f"{slicing.plane}, {places[k]}" for k in chosen], notes)
 

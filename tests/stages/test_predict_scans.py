@@ -170,6 +170,12 @@ def test_a_released_checkpoint_says_what_its_own_prediction_says(tmp_path: Path,
     assert "Nothing stored with the network tells" in page
 
 
+def test_a_map_is_cut_for_a_released_checkpoint(tmp_path: Path, checkpoint) -> None:
+    row = predict(tmp_path / "out", checkpoint[0], write_map(tmp_path / "sub-01_T1w.nii.gz")).loc["sub-01"]
+    assert 0 < row["probability_calibrated"] < 1
+    assert row["notes"].startswith("Cut into 5 axial slices")  # 4 to 8: 0.3 to 0.7 of 12
+
+
 def test_a_released_checkpoint_is_found_in_the_cache_of_hugging_face(tmp_path: Path, checkpoint, monkeypatch) -> None:
     pytest.importorskip("huggingface_hub")
     from huggingface_hub import constants
