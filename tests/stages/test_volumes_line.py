@@ -13,8 +13,11 @@ from PIL import Image
 from tiny_maps import AFFINE, N_REGIONS, SHAPE, SPACE, VOXEL_ML, TinyMaps, atlas_labels, tissue
 
 from neuropipe.config import Roles
+from neuropipe.data.slices import Slicing
+from neuropipe.data.source import open_source
 from neuropipe.errors import InputError
 from neuropipe.evaluate.features import confound_design
+from neuropipe.models.base import ImageSpec, VolumeSpec
 from neuropipe.provenance import read_json, write_json
 from neuropipe.shards.read import Shards
 from neuropipe.splits.people import gather
@@ -167,3 +170,18 @@ def test_memory_of_a_large_map_is_bounded(study: TinyMaps) -> None:
     tracemalloc.stop()
     assert volumes._read_bytes(job, row.to_dict("records")) == 40 * array.size
     assert peak < 40 * array.size
+
+
+@pytest.mark.parametrize("residence", ["device", "mapped"])
+def test_what_the_line_packs_is_what_models_are_fed(study: TinyMaps, residence: str) -> None:
+    for name in ("00", "01"):
+        study.add(name)
+    shards = Shards(study.line(n_chunks=1))
+    whole = open_source([shards], residence=residence).training_batch(VolumeSpec(SHAPE), 2, 0, 0)
+    cut = open_source([shards], residence=residence, slices=Slicing(range=(0.5, 0.5)))
+    for k, person in enumerate(whole.person.tolist()):
+        np.testing.assert_allclose(whole.volume[k, 0], tissue(f"{person:02d}"), rtol=2**-11)
+    for i, name in enumerate(("00", "01")):
+        place = round(0.5 * (SHAPE[2] - 1))
+        image = cut.evaluation_batch(i, ImageSpec(), None).image[0, 0]
+        np.testing.assert_allclose(image, tissue(name)[:, ::-1, place].T, rtol=2**-11)
