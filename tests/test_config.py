@@ -98,7 +98,7 @@ def test_each_mistake_is_named(content, change, expected):
 
 def test_the_end_of_a_chain_names_the_people(content):
     link(content, a="demo", b="a")
-    assert config.parse(content).same_people() == {"a": "demo", "b": "demo"}
+    assert config.parse(content).same_people() == {"demo-vbm": "demo", "a": "demo", "b": "demo"}
 
 
 def test_files_that_are_no_configuration(tmp_path):

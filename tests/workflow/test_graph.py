@@ -31,9 +31,10 @@ def jobs(output: str) -> dict[str, int]:
 
 def test_the_whole_line_is_a_few_jobs_and_explains_itself(workplace, command):
     done = command(workplace, "snakemake", "-n")
-    expected = {"parcellate": 4, "shard": 4, "collect": 1, "qc": 1, "hdf5": 1, "split": 1, "pretrain": 1, "embed": 1}
-    expected |= {"probe": 2, "baselines": 2, "evaluate": 1, "report": 1, "index_demo": 1, "all": 1}
-    assert jobs(done.stdout + done.stderr) == expected | {"total": 22}
+    expected = {"parcellate": 4, "volumes": 1, "shard": 5, "collect": 2, "qc": 2, "hdf5": 1, "split": 1, "pretrain": 3}
+    expected |= {"embed": 3, "finetune": 2, "probe": 4, "baselines": 4, "evaluate": 1, "report": 1, "all": 1}
+    expected |= {"index_demo": 1, "index_demo-vbm": 1}
+    assert jobs(done.stdout + done.stderr) == expected | {"total": 37}
     assert "Reasons:" in done.stdout + done.stderr
 
 
@@ -50,7 +51,7 @@ def test_maps_go_through_the_same_line_with_a_stage_of_their_own(workplace, comm
 @pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
 def test_cluster_profiles_pass_a_dry_run(workplace, command, profile):
     done = command(workplace, "snakemake", "-n", "--profile", f"profiles/{profile}")
-    assert jobs(done.stdout + done.stderr)["total"] == 22
+    assert jobs(done.stdout + done.stderr)["total"] == 37
 
 
 def test_a_chunk_takes_the_threads_it_is_given(workplace, command):
