@@ -12,7 +12,8 @@ from neuropipe.config import StudyConfig
 from neuropipe.errors import InputError
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json
-from neuropipe.report import excluded
+from neuropipe.report import excluded, rollouts
+from neuropipe.report.rollouts import Maps
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class Results:
         From `excluded.merge`.
     missing : list of str
         One sentence for each table that is not there.
+    rollouts : dict of str to list of Maps
+        By task: where its fine-tuned networks for slices look.
     """
 
     config: StudyConfig
@@ -95,6 +98,7 @@ class Results:
     trainings: list[Training]
     excluded: pd.DataFrame
     missing: list[str] = field(default_factory=list)
+    rollouts: dict[str, list[Maps]] = field(default_factory=dict)
 
 
 def read(config: StudyConfig, root: str | Path) -> Results:
@@ -126,6 +130,7 @@ def read(config: StudyConfig, root: str | Path) -> Results:
         trainings=_trainings(study),
         excluded=excluded.merge(study),
         missing=missing,
+        rollouts={name: rollouts.read(study.task(name, "finetune")) for name in config.tasks},
     )
 
 

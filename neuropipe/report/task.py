@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 from markupsafe import Markup
 
 from neuropipe.config import Task
-from neuropipe.report import figures, forest, words
+from neuropipe.report import figures, forest, rollouts, words
 from neuropipe.report.forest import Forest
 from neuropipe.report.systems import System
 from neuropipe.report.tables import NAMES, Board
@@ -67,8 +68,8 @@ def question(task: Task) -> str:
     return f"What is a person’s {task.target}?"
 
 
-def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
-    """Return a task as the template reads it."""
+def task_view(board: Board, predictions: pd.DataFrame | None, attention: Sequence[rollouts.Maps] = ()) -> TaskView:
+    """Return a task as the template reads it; `attention` are the maps of its fine-tuned networks for slices."""
     entries = board.entries
     compared = board.best("reference")
     reference = compared.system.name if compared else ""
@@ -90,8 +91,16 @@ def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
             "sizes": len({(entry.n_train, entry.n_test) for entry in entries}) > 1,
         },
         common=_common(board),
-        figures=_task_figures(board, predictions),
+        figures=_task_figures(board, predictions) + [_attention(maps) for maps in attention],
     )
+
+
+def _attention(maps: rollouts.Maps) -> Figure:
+    caption = (
+        f"Where {maps.system} looks: mean attention rollout of test people over the mean of their slices. It follows "
+        "what reaches the class token, and says nothing of what the head reads elsewhere"
+    )
+    return Figure(caption, rollouts.draw(maps))
 
 
 def _common(board: Board) -> str:
