@@ -199,12 +199,15 @@ class Model(nn.Module):
         window, lengths = self.window(window)
         tokens = self.embedder(window.series, window.time_s, generator)
         last, pooled = self.encoder(tokens, lengths, generator)
-        shown = tokens
-        if self.config.teacher_shows == "past":
-            shown = torch.cat([pooled[:, None], tokens[:, :-1]], dim=1)
-        shown = None if forced is None else shown
+        shown = None if forced is None else self.shown(tokens, pooled)
         written = self.decoder(last, pooled, tokens.shape[1], shown, forced, generator)
         return self.unembedder(written, generator), window
+
+    def shown(self, tokens: Tensor, pooled: Tensor) -> Tensor:
+        """Return what a decoder under teacher forcing reads at every sample, (batch, time, embed_dim)."""
+        if self.config.teacher_shows == "same":
+            return tokens
+        return torch.cat([pooled[:, None], tokens[:, :-1]], dim=1)
 
     def features(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return the pooled vector of every clip, (batch, embed_dim); nothing is dropped without a generator."""
