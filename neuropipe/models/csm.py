@@ -161,6 +161,10 @@ class Model(nn.Module):
         last = shared.after_last(attend) - 1
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: ``embedder``, ``decoder`` and, with the class token, ``pooler``."""
+        return shared.parts_read(self)
+
     def embed(self, batch: Batch) -> Tensor:
         """Return the features of each clip, (batch, embed_dim)."""
         return self.features(batch)

@@ -360,6 +360,15 @@ def layer_scale_of(name: str, depth: int, layer_decay: float) -> float:
     return 1.0
 
 
+def parts_read(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters that features depend on, by the first word of their names; the rest is in ``unused``."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not name.startswith(tuple(model.unused)):
+            found.setdefault(name.partition(".")[0], []).append(parameter)
+    return found
+
+
 class DecodingNetwork(LinearNetwork):
     """A family's features of a window with one linear layer; what only pretraining uses is left alone.
 

@@ -228,6 +228,10 @@ class Model(nn.Module):
             found.append(self.pooler(self.pooled_token(hidden), generator))
         return torch.cat(found, dim=1)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: ``embedder``, ``decoder`` and ``pooler``."""
+        return shared.parts_read(self)
+
     def embed(self, batch: Batch) -> Tensor:
         """Return the features of each clip, (batch, embed_dim)."""
         return self.features(batch)
@@ -319,7 +323,7 @@ def join(window: Window, pairs: Pairs) -> Joined:
         time_s=(time_s[row, within] * held).masked_fill(separator, NO_TIME),
         region=region[row],
         place_of=place_of,
-        order=(place - (place > first)).clamp(max=n_samples - 1),
+        order=(place - (place > first).long()).clamp(max=n_samples - 1),
     )
 
 
