@@ -66,6 +66,29 @@ class WindowConfig(ModelConfig):
         return ClipSpec(n_samples=self.n_samples)
 
 
+class TransformerConfig(WindowConfig):
+    """Fields that the transformers among them share."""
+
+    depth: int = Field(4, ge=1)
+    """Transformer blocks."""
+    num_heads: int = Field(12, ge=1)
+    """Attention heads."""
+    mlp_ratio: float = Field(4.0, gt=0)
+    """Width inside the MLP over `embed_dim`."""
+    activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
+    """Inside the MLP."""
+    attn_drop_rate: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the attention, in training; without it the fused kernel is used."""
+    n_positions: int = Field(512, ge=1)
+    """Rows of the learned table of positions (``time_embedding: table``); a longer sequence is refused."""
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} must be a multiple of num_heads {self.num_heads}")
+        return self
+
+
 # ------------------------------------------------------------------ windows
 
 
@@ -207,12 +230,96 @@ def unembedder(config: WindowConfig, n_regions: int) -> nn.Module:
     return Projection([n_regions], 0, 0.0)
 
 
+class Sequence(NamedTuple):
+    """What goes through a network, and what its outputs are compared with, place by place."""
+
+    tokens: Tensor  # (batch, token, region), in the space of the series
+    time_s: Tensor  # (batch, token), `NO_TIME` at special tokens
+    attend: Tensor  # bool (batch, token)
+    target: Tensor  # (batch, token, region)
+    counted: Tensor  # bool (batch, token, region), which outputs are judged
+    visible: Tensor  # bool (batch, token, region), which entries of `target` the network is told
+    part: Tensor | None = None  # int64 (batch, token), 1 in the second part of a pair
+
+
 class Reconstruction(NamedTuple):
     """What a family says of hidden or future entries of the series, and what they were."""
 
-    predicted: Tensor  # (batch, time, region)
-    target: Tensor  # (batch, time, region)
-    counted: Tensor  # bool (batch, time, region), which entries are judged
+    predicted: Tensor  # (batch, token, region)
+    target: Tensor  # the same shape
+    counted: Tensor  # bool, which entries are judged
+    visible: Tensor  # bool, which entries of `target` were told
+
+
+def with_cls(window: Window, cls: Tensor, first: bool) -> Sequence:
+    """Return windows with the class token before their first or after their last attended sample.
+
+    `cls` is (1, 1, region). Nothing is to be reconstructed.
+    """
+    series, attend, time_s, region = window
+    if first:
+        tokens = torch.cat([cls.expand(len(series), -1, -1), series], dim=1)
+        time_s, attend = F.pad(time_s, (1, 0), value=NO_TIME), F.pad(attend, (1, 0), value=True)
+    else:
+        place = after_last(attend)[:, None] == torch.arange(attend.shape[1] + 1, device=attend.device)
+        tokens = torch.where(place[:, :, None], cls, F.pad(series, (0, 0, 0, 1)))
+        time_s = F.pad(time_s, (0, 1)).masked_fill(place, NO_TIME)
+        attend = F.pad(attend, (0, 1)) | place
+    nothing = torch.zeros_like(tokens, dtype=torch.bool)
+    return Sequence(tokens, time_s, attend, tokens, nothing, nothing)
+
+
+def after_last(attend: Tensor) -> Tensor:
+    """Return the first place (batch,) after the last True of every row of `attend` (batch, token)."""
+    places = torch.arange(1, attend.shape[1] + 1, device=attend.device)
+    return (attend * places).amax(1)
+
+
+def mean_attended(hidden: Tensor, attend: Tensor) -> Tensor:
+    """Return the mean (batch, embed_dim) of the tokens (batch, token, embed_dim) that are attended to."""
+    weight = attend[:, :, None].to(hidden.dtype)
+    return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+class Pooler(nn.Module):
+    """Linear layer, tanh, dropout: from one token to the pooled vector."""
+
+    def __init__(self, dim: int, drop_rate: float) -> None:
+        super().__init__()
+        self.drop_rate = drop_rate
+        self.fc = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Map (batch, dim) to the same shape."""
+        return dropout(self.fc(x).tanh(), self.drop_rate, generator)
+
+
+class Positions(nn.Module):
+    """Learned rows for the places of a sequence, or nothing where time in seconds is enough."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.table = nn.Embedding(config.n_positions, config.embed_dim) if config.time_embedding == "table" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the places to tokens (batch, token, embed_dim)."""
+        if self.table is None:
+            return x
+        if x.shape[1] > len(self.table.weight):
+            raise ConfigError(
+                f"Expected at most n_positions = {len(self.table.weight)} tokens, found {x.shape[1]}. Use shorter "
+                "windows, a larger n_positions, or time_embedding: continuous."
+            )
+        return x + self.table.weight[: x.shape[1]]
+
+
+def init_transformer(module: nn.Module) -> None:
+    """Draw linear layers and tables as GPT-2 and BERT do: normal with standard deviation 0.02, biases zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
 
 
 def mean_error(predicted: Tensor, target: Tensor, counted: Tensor) -> Tensor:
@@ -242,6 +349,24 @@ def decay_groups(
         {"params": params, "lr_scale": scale, "weight_decay": decay * weight_decay, "weight_decay_scale": decay}
         for (scale, decay), params in groups.items()
     ]
+
+
+def layer_scale_of(name: str, depth: int, layer_decay: float) -> float:
+    """Return the factor on the learning rate of a transformer's parameter: the embedder learns slowest."""
+    if name.startswith(("embedder.", "decoder.positions.", "decoder.parts.", "decoder.norm.")):
+        return layer_decay ** (depth + 1)
+    if name.startswith("decoder.blocks."):
+        return layer_decay ** (depth - int(name.split(".")[2]))
+    return 1.0
+
+
+def parts_read(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters that features depend on, by the first word of their names; the rest is in ``unused``."""
+    found: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not name.startswith(tuple(model.unused)):
+            found.setdefault(name.partition(".")[0], []).append(parameter)
+    return found
 
 
 class DecodingNetwork(LinearNetwork):
