@@ -19,6 +19,7 @@ COMMANDS = {
     "collect": ("neuropipe.stages.collect", "join the chunks of a dataset into one manifest and its quality tables"),
     "qc": ("neuropipe.stages.qc", "the quality page of a dataset: every run, motion in connectivity, sites, outliers"),
     "hdf5": ("neuropipe.stages.hdf5", "write a dataset in the HDF5 layout of Brain-Semantoks"),
+    "tars": ("neuropipe.stages.tars", "write a dataset as tars of learning-from-brains"),
     "events": ("neuropipe.stages.events", "find the events.tsv of each run of a dataset"),
     "clips": ("neuropipe.stages.clips", "label windows of the recordings by their events"),
     "split": ("neuropipe.stages.split", "freeze who is on which side, and audit it"),

@@ -134,11 +134,12 @@ def training(trainings: Sequence[Training], column: str, label: str) -> Markup:
 
     Several folds are drawn thin; a single one is drawn thin with its running mean on top.
     """
-    lines = [
-        (one, one.curve["step"].to_numpy(float), one.curve[column].to_numpy(float))
+    recorded = [
+        (one, one.curve[["step", column]].dropna())
         for one in trainings
         if one.curve is not None and column in one.curve and len(one.curve)
     ]
+    lines = [(one, curve["step"].to_numpy(float), curve[column].to_numpy(float)) for one, curve in recorded]
     values = np.concatenate([y for _, _, y in lines])
     longest = max(float(x.max()) for _, x, _ in lines)
     low, high = padded(values)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from neuropipe import models
 from neuropipe.config import mistakes, read_yaml
+from neuropipe.data.samples import Mixture
 from neuropipe.data.slices import Slicing
 from neuropipe.errors import ConfigError
 from neuropipe.models.base import ModelConfig, Spec
@@ -56,6 +57,17 @@ class TrainSettings(BaseModel):
     """Steps between two checkpoints; the last two are kept."""
 
 
+class PretrainSettings(TrainSettings):
+    """How a family learns by its own loss: as is said above, and what is said here."""
+
+    mixture: Mixture = "proportional"
+    """``proportional``: every person makes as much of the batches; ``balanced``: every dataset does, however small."""
+    validation: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training people, of every dataset two at least, who are not learned from but show the loss."""
+    validate_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps between two looks at them."""
+
+
 class FinetuneSettings(TrainSettings):
     """How the whole network is trained for a task: as in ``train``, and what is said here."""
 
@@ -92,7 +104,7 @@ class Recipe(BaseModel):
     slices: Slicing | None = None
     """Families of images: how slices are cut from volumes when they are read; their size is the family's own.
     Null is the default of each key."""
-    train: TrainSettings
+    train: PretrainSettings
     """Optimisation."""
     finetune: FinetuneSettings | None = None
     """Training for the tasks that the study names under ``pretrain.<recipe>.finetune``."""
