@@ -23,6 +23,16 @@ N_PEOPLE = 4
 VOLUME, IMAGE = (32, 36, 32), (48, 40)  # for families that take any size
 # Fields of a second small model per family, for what its demo recipe leaves out.
 OTHERS = {
+    "neuroclr": {
+        "variant": "published",
+        "n_samples": 32,
+        "positives": "copies",
+        "num_heads": 2,
+        "negatives": "everyone",
+        "head_hidden_dim": 16,
+        "head_dim": 8,
+        "head": {"base_filters": 8, "kernel_size": 4, "groups": 2, "n_block": 3},
+    },
     "semantoks": {
         "n_samples": 40,
         "patch_size": 10,
