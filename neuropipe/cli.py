@@ -25,6 +25,7 @@ COMMANDS = {
     "split": ("neuropipe.stages.split", "freeze who is on which side, and audit it"),
     "pretrain": ("neuropipe.stages.pretrain", "train one recipe and seed on every fold that judges it"),
     "import": ("neuropipe.stages.import_weights", "take a released checkpoint over, with a report of every key"),
+    "export": ("neuropipe.stages.export", "write a model in a layout that others load without this package"),
     "embed": ("neuropipe.stages.embed", "embed every person with the trained and the random network"),
     "probe": ("neuropipe.stages.probe", "linear readouts of frozen embeddings, one task"),
     "finetune": ("neuropipe.stages.finetune", "train a recipe's whole network for one task, all folds"),
