@@ -687,6 +687,13 @@ class Model(nn.Module):
         """Return the features of `encoder` (`self.teacher.encoder` or `self.student.encoder`)."""
         return features(encoder, self.config, batch)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: ``embedder`` (tokenizers, class token, positions) and ``transformer``."""
+        found: dict[str, list[nn.Parameter]] = {"embedder": [], "transformer": []}
+        for name, parameter in self.teacher.encoder.named_parameters():
+            found["transformer" if name.startswith(("blocks.", "norm.")) else "embedder"].append(parameter)
+        return found
+
     def classifier(self, n_outputs: int, drop_rate: float | None = None) -> SeriesNetwork:
         """Return the teacher's encoder, which is what `embed` reads, with one linear layer on its features."""
         return SeriesNetwork(self.config, self.teacher.encoder, n_outputs, drop_rate)
