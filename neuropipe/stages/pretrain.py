@@ -106,6 +106,7 @@ def _train(
     if regions is not None and _lacks_networks(regions, chosen):
         regions = networks.derive(source, chosen.n_networks)
     model = export.build(chosen.family, config, regions, seed).to(device)
+    prober = _prober(run, model, chosen, datasets, facts, device) if chosen.train.probe_at else None
     rows = loop.train(
         model,
         source,
@@ -116,8 +117,12 @@ def _train(
         identity=identity,
         tensorboard=folder / "tensorboard",
         what=f"{facts['recipe']} {run.folder}",
+        watch=prober,
     )
     write_parquet(folder / "metrics.parquet", pd.DataFrame(rows))
+    (folder / "probes.parquet").unlink(missing_ok=True)
+    if prober is not None:
+        write_parquet(folder / "probes.parquet", prober.table)
     people = source.table[["dataset", "participant_id"]].drop_duplicates()
     write_parquet(folder / "people.parquet", people.reset_index(drop=True))
     about = {
@@ -135,6 +140,21 @@ def _train(
     export.save(
         folder, family=chosen.family, config=config, model=model, regions=regions, facts=about | facts["provenance"]
     )
+
+
+def _prober(run: Run, model, chosen, datasets: list, facts: dict[str, Any], device):
+    """Return what probes the model during its training, on the training sides of the folds that it serves."""
+    from neuropipe.data.source import open_source
+    from neuropipe.evaluate import moments
+
+    asked = moments.ask(facts["study"], datasets, facts["splits"], run.serves)
+    ids = [one.people.table.iloc[one.train][["dataset", "participant_id"]] for one in asked]
+    if not ids:
+        return None
+    spec = model.config.reads()
+    people = pd.concat(ids).drop_duplicates().sort_values(["dataset", "participant_id"], ignore_index=True)
+    source = open_source(datasets, people, facts["sites"], device, "mapped", slices=chosen.slicing(spec))
+    return moments.Prober(model, source, spec, chosen.n_clips, asked, chosen.train.probe_at, chosen.train.n_steps)
 
 
 def _take_over(run: Run, root: Path, recipe_path: Path, shards: list[Path], facts: dict[str, Any]) -> None:
@@ -204,6 +224,8 @@ def run(
     provenance = describe("pretrain", inputs={recipe_path.name: sha256(recipe_path)}, packages=("torch", "numpy"))
     facts = {
         "recipe": recipe,
+        "study": study_config,
+        "splits": tables,
         "mode": item.people,
         "checkpoint": None if item.checkpoint is None else configuration.expand(item.checkpoint),
         "sites": {name: study_config.datasets[name].roles.site for name in item.datasets},

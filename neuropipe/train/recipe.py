@@ -56,6 +56,14 @@ class TrainSettings(BaseModel):
     """Steps between two checkpoints; the last two are kept."""
 
 
+class PretrainSettings(TrainSettings):
+    """How a family learns by its own loss."""
+
+    probe_at: list[Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=list)
+    """Shares of the training at which the frozen embedding is probed on people of the training side, for the tasks
+    that judge the recipe; the trained weights stay the same, bit for bit."""
+
+
 class FinetuneSettings(TrainSettings):
     """How the whole network is trained for a task: as in ``train``, and what is said here."""
 
@@ -121,7 +129,7 @@ class Recipe(BaseModel):
     slices: Slicing | None = None
     """Families of images: how slices are cut from volumes when they are read; their size is the family's own.
     Null is the default of each key."""
-    train: TrainSettings
+    train: PretrainSettings
     """Optimisation."""
     finetune: FinetuneSettings | None = None
     """Training for the tasks that the study names under ``pretrain.<recipe>.finetune``."""
