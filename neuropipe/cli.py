@@ -32,6 +32,7 @@ COMMANDS = {
     "baselines": ("neuropipe.stages.baselines", "majority, confounds, connectivity and random weights, one task"),
     "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
     "openbhb": ("neuropipe.stages.openbhb", "score embeddings as the OpenBHB challenge does"),
+    "semantoks-probe": ("neuropipe.stages.semantoks_probe", "probe a Brain-Semantoks as published, ten splits"),
     "report": ("neuropipe.stages.report", "the one HTML page"),
     "predict": ("neuropipe.stages.predict", "ask trained networks about new scans: a table and a page per person"),
     "atlas": ("neuropipe.stages.atlas", "list, fetch or show atlases"),

@@ -40,6 +40,7 @@ STAGE_VERSIONS = {
     "baselines": 2,
     "evaluate": 3,
     "openbhb": 1,
+    "semantoks-probe": 1,
     "report": 1,
 }
 

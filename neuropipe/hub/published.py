@@ -223,7 +223,9 @@ def fill(module: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tens
     module.load_state_dict(ours, strict=True)
     own = module.state_dict()
     for entry in there:
-        if entry.use == "copy" and not torch.equal(weights[entry.key].to(own[entry.name]), entry.place(own[entry.name])):
+        if entry.use == "copy" and not torch.equal(
+            weights[entry.key].to(own[entry.name]), entry.place(own[entry.name])
+        ):
             raise CheckpointError(f"{entry.key} should equal the weights it is shared with, but differs.")
     dead = [entry for entry in there if entry.use == "dead"]
     if dead:
