@@ -211,10 +211,11 @@ def ntxent(
     for part in range(0, n_regions, size):
         arguments = (z1[part : part + size], z2[part : part + size], counted[part : part + size], apart)
         settings = (temperature, symmetric, decoupled)
-        if size < n_regions:
-            total = total + checkpoint(_contrast, *arguments, *settings, use_reentrant=False)
-        else:
-            total = total + _contrast(*arguments, *settings)
+        with torch.autocast(z1.device.type, enabled=False):
+            if size < n_regions:
+                total = total + checkpoint(_contrast, *arguments, *settings, use_reentrant=False)
+            else:
+                total = total + _contrast(*arguments, *settings)
     return total[0] / total[1].clamp(min=1)
 
 
