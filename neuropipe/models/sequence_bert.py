@@ -335,5 +335,5 @@ def draw_hidden(allowed: Tensor, share: float, at_least_one: bool, generator: to
     draw = torch.rand(allowed.shape, generator=generator, device=allowed.device).masked_fill(~allowed, -1)
     hidden = draw >= 1 - share
     if at_least_one:
-        hidden |= F.one_hot(draw.argmax(1), allowed.shape[1]).bool()
+        hidden |= draw.argmax(1)[:, None] == torch.arange(allowed.shape[1], device=allowed.device)
     return hidden & allowed

@@ -22,7 +22,24 @@ from neuropipe.train import recipe
 N_PEOPLE = 4
 VOLUME, IMAGE = (32, 36, 32), (48, 40)  # for families that take any size
 # Fields of a second small model per family, for what its demo recipe leaves out.
+TABLES = {
+    "min_samples": 6,
+    "n_samples": 12,
+    "draw_longest": False,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "projection_layers": 2,
+    "reconstruction_layers": 2,
+    "attn_drop_rate": 0.1,
+    "time_embedding": "table",
+    "time_span_s": 60,
+    "n_positions": 30,
+}
 OTHERS = {
+    "csm": TABLES | {"objective": "single", "feature": "cls"},
+    "sequence_bert": TABLES | {"cls_place": "last", "negatives": "any", "mask_share": 0.4},
+    "network_bert": TABLES | {"cls_place": "last", "at_least_one": False, "mask_share": 0.3, "feature": "mean"},
     "autoencoder": {
         "n_samples": 12,
         "min_samples": 6,
