@@ -22,11 +22,13 @@ from neuropipe.data.batch import Batch
 from neuropipe.models.embedder import (
     DecodingNetwork,
     Embedder,
+    Reconstruction,
     Window,
     WindowConfig,
     decay_groups,
     draw_windows,
     mean_error,
+    parts_read,
     unembedder,
     whole,
 )
@@ -189,8 +191,15 @@ class Model(nn.Module):
         window = draw_windows(batch, self.config, generator)
         forced = torch.rand((), generator=generator, device=generator.device) < self.config.teacher_forcing
         predicted, window = self.write(window, forced, generator)
-        loss = mean_error(predicted, window.series, window.attend[:, :, None] & window.region[:, None])
-        return {"loss": loss, "reconstruction": loss.detach()}
+        counted = window.attend[:, :, None] & window.region[:, None]
+        loss = mean_error(predicted, window.series, counted)
+        return {"loss": loss, "zero_error": mean_error(torch.zeros_like(predicted), window.series, counted)}
+
+    def reconstruct(self, batch: Batch, generator: torch.Generator) -> Reconstruction:
+        """Return windows as they are written from their vectors alone, for judging them: nothing is dropped."""
+        predicted, window = self.write(draw_windows(batch, self.config, generator))
+        counted = window.attend[:, :, None] & window.region[:, None]
+        return Reconstruction(predicted, window.series, counted, counted)
 
     def write(
         self, window: Window, forced: Tensor | None = None, generator: torch.Generator | None = None
@@ -215,11 +224,15 @@ class Model(nn.Module):
         tokens = self.embedder(window.series, window.time_s, generator)
         return self.encoder(tokens, lengths, generator)[1]
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: ``embedder`` and ``encoder``."""
+        return parts_read(self)
+
     def embed(self, batch: Batch) -> Tensor:
         """Return the pooled vector of every clip, (batch, embed_dim)."""
         return self.features(batch)
 
-    def classifier(self, n_outputs: int, drop_rate: float | None) -> DecodingNetwork:
+    def classifier(self, n_outputs: int, drop_rate: float | None = None) -> DecodingNetwork:
         """Return the network for a task; the decoder is left alone."""
         return DecodingNetwork(self, n_outputs, drop_rate, norm=self.config.padding == "skipped")
 
