@@ -22,11 +22,13 @@ from neuropipe.data.batch import Batch
 from neuropipe.models.embedder import (
     DecodingNetwork,
     Embedder,
+    Reconstruction,
     Window,
     WindowConfig,
     decay_groups,
     draw_windows,
     mean_error,
+    parts_read,
     unembedder,
     whole,
 )
@@ -177,31 +179,56 @@ class Model(nn.Module):
         self.decoder = Decoder(config.embed_dim, config.depth, config.drop_rate)
         self.unembedder = unembedder(config, len(regions))
 
-    def window(self, window: Window) -> tuple[Window, Tensor | None]:
+    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
+        """Return the mean absolute error of windows that are written from their vectors, and that of predicting zero.
+
+        Everything random is drawn from `generator`, which must live on the device of `batch`.
+        """
+        window, lengths = self.prepare(batch, generator)
+        forced = torch.rand((), generator=generator, device=generator.device) < self.config.teacher_forcing
+        predicted = self.write(window, lengths, forced, generator)
+        counted = window.attend[:, :, None] & window.region[:, None]
+        loss = mean_error(predicted, window.series, counted)
+        return {"loss": loss, "zero_error": mean_error(torch.zeros_like(predicted), window.series, counted)}
+
+    def reconstruct(self, batch: Batch, generator: torch.Generator) -> Reconstruction:
+        """Return windows as they are written from their vectors alone, for judging them: nothing is dropped."""
+        window, lengths = self.prepare(batch, generator)
+        counted = window.attend[:, :, None] & window.region[:, None]
+        return Reconstruction(self.write(window, lengths), window.series, counted, counted)
+
+    def prepare(self, batch: Batch, generator: torch.Generator) -> tuple[Window, Tensor | None]:
+        """Return windows of random lengths as the encoder reads them, and their lengths."""
+        return self.readable(draw_windows(batch, self.config, generator))
+
+    def readable(self, window: Window) -> tuple[Window, Tensor | None]:
         """Return windows as the encoder reads them, and their lengths; None where padding is read too."""
         if self.config.padding == "read":
             return window._replace(time_s=window.time_s * window.attend), None
         window = together(window)
         return window, window.attend.sum(1).clamp(min=1).cpu()  # packing needs them on the host
 
-    def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
-        """Return the mean absolute difference between a window and what is written from its vector."""
-        window = draw_windows(batch, self.config, generator)
-        forced = torch.rand((), generator=generator, device=generator.device) < self.config.teacher_forcing
-        predicted, window = self.write(window, forced, generator)
-        loss = mean_error(predicted, window.series, window.attend[:, :, None] & window.region[:, None])
-        return {"loss": loss, "reconstruction": loss.detach()}
-
     def write(
-        self, window: Window, forced: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Window]:
-        """Return windows (batch, time, region) as they are written again, and the windows in the same order."""
-        window, lengths = self.window(window)
+        self,
+        window: Window,
+        lengths: Tensor | None,
+        forced: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return windows (batch, time, region) as they are written again.
+
+        Parameters
+        ----------
+        window, lengths
+            From `readable`.
+        forced : bool Tensor (), optional
+            Whether the decoder reads the true series; without it, it reads its own.
+        """
         tokens = self.embedder(window.series, window.time_s, generator)
         last, pooled = self.encoder(tokens, lengths, generator)
         shown = None if forced is None else self.shown(tokens, pooled)
         written = self.decoder(last, pooled, tokens.shape[1], shown, forced, generator)
-        return self.unembedder(written, generator), window
+        return self.unembedder(written, generator)
 
     def shown(self, tokens: Tensor, pooled: Tensor) -> Tensor:
         """Return what a decoder under teacher forcing reads at every sample, (batch, time, embed_dim)."""
@@ -211,15 +238,19 @@ class Model(nn.Module):
 
     def features(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return the pooled vector of every clip, (batch, embed_dim); nothing is dropped without a generator."""
-        window, lengths = self.window(whole(batch))
+        window, lengths = self.readable(whole(batch))
         tokens = self.embedder(window.series, window.time_s, generator)
         return self.encoder(tokens, lengths, generator)[1]
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: ``embedder`` and ``encoder``."""
+        return parts_read(self)
 
     def embed(self, batch: Batch) -> Tensor:
         """Return the pooled vector of every clip, (batch, embed_dim)."""
         return self.features(batch)
 
-    def classifier(self, n_outputs: int, drop_rate: float | None) -> DecodingNetwork:
+    def classifier(self, n_outputs: int, drop_rate: float | None = None) -> DecodingNetwork:
         """Return the network for a task; the decoder is left alone."""
         return DecodingNetwork(self, n_outputs, drop_rate, norm=self.config.padding == "skipped")
 

@@ -85,7 +85,7 @@ class Model(nn.Module):
         """Return the weighted sum over each clip, (batch, region); zero where a region is missing."""
         return self.weighted(batch.measured(), lengths(batch)) * batch.valid_region
 
-    def classifier(self, n_outputs: int, drop_rate: float | None) -> OnEmbedding:
+    def classifier(self, n_outputs: int, drop_rate: float | None = None) -> OnEmbedding:
         """Return the released model: a linear layer behind the weighted sum, and nothing between."""
         network = OnEmbedding(self, n_outputs, drop_rate or 0.0)
         network.norm = nn.Identity()

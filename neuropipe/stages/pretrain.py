@@ -80,7 +80,7 @@ def _train(
     from neuropipe.hub import export
     from neuropipe.shards.read import Shards
     from neuropipe.train import loop, recipe
-    from neuropipe.train.validation import Validation, Watches
+    from neuropipe.train.validation import Watches, watching
 
     chosen = recipe.read(recipe_path)
     config = chosen.model_settings(str(recipe_path))
@@ -102,8 +102,18 @@ def _train(
     if regions is not None and _lacks_networks(regions, chosen):
         regions = networks.derive(source, chosen.n_networks)
     model = export.build(chosen.family, config, regions, seed).to(device)
-    watching = {name: open_source(datasets, people, *place, **form) for name, people in held.items()}
-    watch = Validation(model, watching, spec, chosen.train, seed) if watching else None
+    watch = None
+    if held is not None:
+        mapped = facts["sites"], device, "mapped"
+        watch = watching(
+            model,
+            lambda people: open_source(datasets, people, *mapped, **form),
+            learners,
+            held,
+            spec,
+            chosen.train,
+            seed,
+        )
     prober = _prober(run, model, chosen, datasets, facts, device) if chosen.train.probe_at else None
     rows = loop.train(
         model,
@@ -134,7 +144,7 @@ def _train(
         "training": {
             "mode": facts["mode"],
             "n_people": source.n_people,
-            "n_validation": sum(one.n_people for one in watching.values()),
+            "n_validation": 0 if held is None else len(held),
             "n_recordings": len(source),
             "data_hash": data,
         },
@@ -146,17 +156,17 @@ def _train(
 
 def _sides(
     run: Run, datasets: list, share: float | None, same_people: dict[str, str], seed: int
-) -> tuple[pd.DataFrame | None, dict[str, pd.DataFrame]]:
-    """Return whom a model learns from (None: everyone), and who is held out to watch the loss, by dataset."""
+) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """Return whom a model learns from (None: everyone), and who is held out to watch the loss (None: nobody)."""
     from neuropipe.data.labels import samples
     from neuropipe.splits.people import individuals
     from neuropipe.train.validation import held_out
 
     if share is None:
-        return run.people, {}
+        return run.people, None
     people = samples(datasets, run.people)[["dataset", "participant_id"]].drop_duplicates(ignore_index=True)
     held = held_out(people, individuals(people, same_people), share, seed)
-    return people[~held], dict(iter(people[held].groupby("dataset", sort=True)))
+    return people[~held], people[held]
 
 
 def _prober(run: Run, model, chosen, datasets: list, facts: dict[str, Any], device):

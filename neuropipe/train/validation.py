@@ -7,19 +7,21 @@ used at every look, so that two looks differ by the weights alone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neuropipe.data import order
+from neuropipe.data.batch import Batch
 from neuropipe.data.source import Source
 from neuropipe.errors import SplitError
 from neuropipe.models.base import Spec
 from neuropipe.train.loop import Watch
+from neuropipe.train.predictors import errors, lag_one
 from neuropipe.train.recipe import PretrainSettings
 
 MOST_BATCHES = 16  # of a dataset that are looked at
@@ -59,6 +61,12 @@ def held_out(table: pd.DataFrame, individual: pd.Series, share: float, seed: int
     return individual.isin(held).to_numpy()
 
 
+def batches(source: Source, spec: Spec, size: int, seed: int) -> Iterator[Batch]:
+    """Yield some batches of a source, the same ones every time."""
+    for number in range(min(order.steps_per_epoch(source.n_people, size), MOST_BATCHES)):
+        yield source.training_batch(spec, size, seed, number)
+
+
 class Validation:
     """A `neuropipe.train.loop.Watch` that never stops a training.
 
@@ -74,12 +82,21 @@ class Validation:
         How many people a batch has, and how often is looked.
     seed : int
         Of clips and of all that the loss draws.
+    fading : mapping of str to Tensor (region,), optional
+        By dataset, the correlation of a sample with the next one among those who are learned from.
     """
 
     def __init__(
-        self, model: nn.Module, sources: Mapping[str, Source], spec: Spec, settings: PretrainSettings, seed: int
+        self,
+        model: nn.Module,
+        sources: Mapping[str, Source],
+        spec: Spec,
+        settings: PretrainSettings,
+        seed: int,
+        fading: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model, self.sources, self.spec, self.settings, self.seed = model, sources, spec, settings, seed
+        self.fading = fading or {}
         self.rows: list[dict[str, float]] = []
 
     @property
@@ -94,22 +111,27 @@ class Validation:
         was_training = self.model.training
         self.model.eval()
         row: dict[str, float] = {"step": step}
-        for dataset, source in self.sources.items():
-            row |= {f"validation_{part}_{dataset}": value for part, value in self.errors(source, step).items()}
+        for dataset in self.sources:
+            row |= {f"validation_{part}_{dataset}": value for part, value in self.errors(dataset, step).items()}
         losses = [row[f"validation_loss_{dataset}"] for dataset in self.sources]
         self.rows.append(row | {"validation_loss": float(np.mean(losses))})
         self.model.train(was_training)
 
     @torch.no_grad()
-    def errors(self, source: Source, step: int) -> dict[str, float]:
-        """Return the mean of the loss and of its parts over the people of a dataset."""
-        size, progress = self.settings.batch_size, step / self.settings.n_steps
-        n_batches = min(order.steps_per_epoch(source.n_people, size), MOST_BATCHES)
+    def errors(self, dataset: str, step: int) -> dict[str, float]:
+        """Return the mean of the loss and of its parts over the people of a dataset.
+
+        Beside a family that reconstructs stand the errors of simple predictions; see `neuropipe.train.predictors`.
+        """
+        source, progress = self.sources[dataset], step / self.settings.n_steps
         generator, found = torch.Generator(device=source.device), defaultdict(list)
-        for number in range(n_batches):
+        for number, batch in enumerate(batches(source, self.spec, self.settings.batch_size, self.seed)):
             generator.manual_seed(order.step_seed(self.seed, number))
-            batch = source.training_batch(self.spec, size, self.seed, number)
-            for part, value in self.model.loss(batch, generator, progress).items():
+            parts = self.model.loss(batch, generator, progress)
+            if hasattr(self.model, "reconstruct"):
+                generator.manual_seed(order.step_seed(self.seed, number))
+                parts |= errors(self.model.reconstruct(batch, generator), self.fading.get(dataset))
+            for part, value in parts.items():
                 found[part].append(value.item())
         return {part: float(np.mean(values)) for part, values in found.items()}
 
@@ -120,6 +142,35 @@ class Validation:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what a checkpoint kept."""
         self.rows = state["rows"]
+
+
+def watching(
+    model: nn.Module,
+    opened: Callable[[pd.DataFrame], Source],
+    learners: pd.DataFrame,
+    held: pd.DataFrame,
+    spec: Spec,
+    settings: PretrainSettings,
+    seed: int,
+) -> Validation:
+    """Return what watches the loss of `model` on the people `held`, dataset by dataset.
+
+    Parameters
+    ----------
+    opened : callable
+        Opens the samples of some people (``dataset``, ``participant_id``).
+    learners, held : DataFrame
+        Whom the model learns from, and who is held out.
+    """
+
+    def by_dataset(people: pd.DataFrame) -> dict[str, Source]:
+        return {str(name): opened(rows) for name, rows in people.groupby("dataset", sort=True)}
+
+    fading = {}
+    if hasattr(model, "reconstruct"):
+        learning = by_dataset(learners)
+        fading = {name: lag_one(batches(one, spec, settings.batch_size, seed)) for name, one in learning.items()}
+    return Validation(model, by_dataset(held), spec, settings, seed, fading)
 
 
 class Watches:

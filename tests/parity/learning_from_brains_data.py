@@ -170,8 +170,8 @@ def reconstruction(c: dict, network: autoencoder.Model, stored: embedder.Window)
     last, pooled = network.encoder(tokens, lengths)
     shown = None if forced is None else network.shown(tokens, pooled)
     written = network.decoder(last, pooled, tokens.shape[1], shown, forced)
-    predicted, window = network.write(stored, forced)
-    loss = embedder.mean_error(predicted, window.series, window.attend[:, :, None])
+    predicted = network.write(stored, None, forced)
+    loss = embedder.mean_error(predicted, stored.series, stored.attend[:, :, None])
     loss.backward()
     return {
         "emb/inputs_embeds": tokens,

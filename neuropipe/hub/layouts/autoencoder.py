@@ -7,42 +7,23 @@ so that no storage is kept.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from neuropipe.errors import CheckpointError
+from neuropipe.hub.layouts import learning_from_brains as shared
+from neuropipe.hub.layouts.learning_from_brains import SECTION, released_regions
 from neuropipe.hub.published import Entry, fill
-from neuropipe.models.autoencoder import Config, Model
+from neuropipe.models.autoencoder import Config, Decoder, Encoder, Model
 from neuropipe.models.embedder import DecodingNetwork
 from neuropipe.signals.regions import Regions
 
-SECTION = "state_dict"
+__all__ = ["SECTION", "decoder", "read", "released_regions"]
 
-N_REGIONS = 1024  # of DiFuMo, which the release was trained on
-HEAD = "decoder.decoding_head.0."
-
-
-# Our names to the released ones, in the order of the release; a layer, its norm, GELU and dropout have four numbers.
-TABLE = (
-    (r"embedder\.projection\.(layers|norms)\.(\d+)\.(.*)", lambda m: f"embedder.embed_model.model.{place(m)}.{m[3]}"),
-    (r"embedder\.time_table\.(.*)", r"embedder.wt_re.\1"),
-    (r"encoder\.pool\.(.*)", r"decoder.encoder.pooler_layer.1.\1"),
-    (r"encoder\.lstms\.(.*)", r"decoder.encoder.lstms.\1"),
-    (r"encoder\.norms\.(\d+)\.(.*)", r"decoder.encoder.layer_norms.\1.0.\2"),
-    (r"decoder\.cells\.(\d+)\.(.*)", r"decoder.decoder.lstms.\1.\2_l0"),
-    (r"decoder\.norms\.(\d+)\.(.*)", r"decoder.decoder.layer_norms.\1.0.\2"),
-    (r"decoder\.out\.(.*)", r"decoder.decoder.linear_output_layer.1.\1"),
-    (r"fc\.(.*)", HEAD + r"\1"),
-    (r"unembedder\.(layers|norms)\.(\d+)\.(.*)", lambda m: f"unembedder.model.{place(m)}.{m[3]}"),
-)
-
-
-def place(match: re.Match) -> int:
-    """Return the number that the release gives to a layer or its norm."""
-    return 4 * int(match[2]) + (match[1] == "norms")
+ENCODER, DECODER = "decoder.encoder.", "decoder.decoder."
 
 
 def read(weights: Mapping[str, Tensor], regions: Regions | None, config: Config | None) -> Model:
@@ -54,40 +35,55 @@ def read(weights: Mapping[str, Tensor], regions: Regions | None, config: Config 
         A key is unknown or missing, a tensor does not fit, or the file contradicts itself.
     """
     check_twice(weights)
-    model = Model(config or Config.published(), regions or Regions.plain("difumo1024", N_REGIONS))
-    head = [Entry(key, "", "fact", value) for key, value in weights.items() if key.startswith(HEAD)]
+    model = Model(config or Config.published(), regions or released_regions())
+    head = [Entry(key, "", "fact", value) for key, value in weights.items() if key.startswith(shared.HEAD)]
     fill(model, [*entries(model), *head], weights)
-    report = model.load_report
-    model.load_report = [fate._replace(became="set aside") if fate.key.startswith(HEAD) else fate for fate in report]
+    model.load_report = [shared.set_aside(fate) for fate in model.load_report]
     return model
 
 
 def decoder(weights: Mapping[str, Tensor], regions: Regions | None, config: Config | None) -> DecodingNetwork:
     """Return a model that was trained to decode, with its head; errors are those of `read`."""
-    if f"{HEAD}weight" not in weights:
-        raise CheckpointError(f"The checkpoint lacks {HEAD}weight: it was not trained to decode.")
-    model = Model(config or Config.published(), regions or Regions.plain("difumo1024", N_REGIONS))
-    network = model.classifier(len(weights[f"{HEAD}weight"]), model.config.drop_rate)
+    if f"{shared.HEAD}weight" not in weights:
+        raise CheckpointError(f"The checkpoint lacks {shared.HEAD}weight: it was not trained to decode.")
+    check_twice(weights)
+    model = Model(config or Config.published(), regions or released_regions())
+    network = model.classifier(len(weights[f"{shared.HEAD}weight"]), model.config.drop_rate)
     fill(network, entries(network), weights)
     return network
 
 
 def entries(module: nn.Module) -> list[Entry]:
-    """Return every key of a released state dict in the order of the release."""
-    found = [(*_key(name.removeprefix("model.")), name) for name in module.state_dict()]
-    ranked = sorted(found, key=lambda one: (one[0], _numbers(one[1])))  # stable: the rest is our order
-    return [Entry(key, name) for _, key, name in ranked]
+    """Return every key of a released state dict in the order of the release: of a model, or of one that decodes."""
+    prefix, model = ("model.", module.model) if isinstance(module, DecodingNetwork) else ("", module)
+    found = list(shared.projection(model.embedder.projection, "embedder.projection", "embedder.embed_model.model"))
+    if model.embedder.time_table is not None:
+        found.append(Entry("embedder.wt_re.weight", "embedder.time_table.weight"))
+    found += [*_encoder(model.encoder), *_decoder(model.decoder)]
+    found = [replace(entry, name=prefix + entry.name) for entry in found]
+    if prefix:
+        found += _layer(shared.HEAD, "fc.")
+    return [*found, *shared.projection(model.unembedder, f"{prefix}unembedder", "unembedder.model")]
 
 
-def _key(name: str) -> tuple[int, str]:
-    """Return the released name of a tensor and the place of its part in the release."""
-    return next(
-        (rank, re.sub(pattern, new, name)) for rank, (pattern, new) in enumerate(TABLE) if re.fullmatch(pattern, name)
-    )
+def _encoder(module: Encoder) -> Iterator[Entry]:
+    yield from _layer(f"{ENCODER}pooler_layer.1.", "encoder.pool.")
+    for i, lstm in enumerate(module.lstms):
+        yield from (Entry(f"{ENCODER}lstms.{i}.{name}", f"encoder.lstms.{i}.{name}") for name in lstm.state_dict())
+    for i in range(len(module.norms)):
+        yield from _layer(f"{ENCODER}layer_norms.{i}.0.", f"encoder.norms.{i}.")
 
 
-def _numbers(key: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\.(\d+)\.", key)]
+def _decoder(module: Decoder) -> Iterator[Entry]:
+    for i, cell in enumerate(module.cells):
+        yield from (Entry(f"{DECODER}lstms.{i}.{name}_l0", f"decoder.cells.{i}.{name}") for name in cell.state_dict())
+    for i in range(len(module.norms)):
+        yield from _layer(f"{DECODER}layer_norms.{i}.0.", f"decoder.norms.{i}.")
+    yield from _layer(f"{DECODER}linear_output_layer.1.", "decoder.out.")
+
+
+def _layer(key: str, name: str) -> list[Entry]:
+    return [Entry(key + part, name + part) for part in ("weight", "bias")]
 
 
 def check_twice(weights: Mapping[str, Tensor]) -> None:

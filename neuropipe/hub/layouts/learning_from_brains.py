@@ -44,11 +44,12 @@ def read(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     """
     head = [Entry(key, "", "fact", value) for key, value in weights.items() if key.startswith(HEAD)]
     fill(model, [*entries(model), *head], weights)
-    model.load_report = [_set_aside(fate) for fate in model.load_report]
+    model.load_report = [set_aside(fate) for fate in model.load_report]
     return model
 
 
-def _set_aside(fate: Fate) -> Fate:
+def set_aside(fate: Fate) -> Fate:
+    """Return what became of a key, where a decoding head is of no use."""
     return fate._replace(became="set aside") if fate.key.startswith(HEAD) else fate
 
 

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from neuropipe.errors import CheckpointError
+from neuropipe.hub.layouts.learning_from_brains import HEAD, SECTION
 from neuropipe.hub.published import Entry, fill
 from neuropipe.models.linear_baseline import Config, Model
 from neuropipe.models.network import OnEmbedding
 from neuropipe.signals.regions import Regions
 
-SECTION = "state_dict"
+__all__ = ["SECTION", "read"]
 
-HEAD, OVER_TIME, DEAD = "decoder.decoding_head.0.", "decoder.timseries_model.0.", "unembedder."
+OVER_TIME, DEAD = "decoder.timseries_model.0.", "unembedder."
 
 
 def read(weights: Mapping[str, Tensor], regions: Regions | None, config: Config | None) -> OnEmbedding:
