@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.special import expit
 
 from neuropipe.evaluate.linear import Logistic, Path, Ridge
 
@@ -134,9 +134,13 @@ def _split(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _forward(x: np.ndarray, absent: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return predictions (n, n_columns), attention and what each token would say (n, token, n_columns)."""
     dim = x.shape[2]
-    attention = softmax(x @ weights[:dim] + absent, axis=1)
+    attention = x @ weights[:dim]
+    attention += absent
+    attention -= attention.max(axis=1, keepdims=True)
+    np.exp(attention, out=attention)
+    attention /= attention.sum(axis=1, keepdims=True)
     said = x @ weights[dim:-1]
-    return (attention * said).sum(axis=1) + weights[-1], attention, said
+    return np.einsum("ntc,ntc->nc", attention, said) + weights[-1], attention, said
 
 
 def _fit(
@@ -156,10 +160,11 @@ def _fit(
         prediction, attention, said = _forward(x, absent, weights)
         slope = mean_gradient(y, prediction)
         through = attention * slope[:, None]  # (n, token, column)
-        scores = through * (said - (prediction - weights[-1])[:, None])
+        said -= (prediction - weights[-1])[:, None]
+        said *= through  # what scores are to do: rise where a token says more of what is wanted than the pool
         columns = y.shape[1]
         gradient = np.concatenate(
-            [flat @ scores.reshape(-1, columns), flat @ through.reshape(-1, columns), slope.sum(axis=0)[None]]
+            [flat @ said.reshape(-1, columns), flat @ through.reshape(-1, columns), slope.sum(axis=0)[None]]
         )
         gradient += decay * weights
         first += 0.1 * (gradient - first)
