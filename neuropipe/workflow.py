@@ -137,6 +137,10 @@ class Graph:
         decisive = {"people": item.people, "map": self.config.map_of(item.datasets), "checkpoint": item.checkpoint}
         return [value for value in decisive.values() if value is not None]
 
+    def embed_sections(self) -> list[object]:
+        """Return what embeddings depend on beside their files: whether a readout asks for tokens."""
+        return ["tokens"] if "attentive" in self.config.evaluate.readouts else []
+
     def shard_folders(self, datasets: Sequence[str]) -> list[str]:
         """Return the folders of shards of several datasets."""
         return [str(self.study.shards(name)) for name in datasets]

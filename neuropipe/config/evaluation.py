@@ -129,8 +129,9 @@ class Pretrain(Section):
 class Evaluate(Section):
     """How everything is judged."""
 
-    readouts: Annotated[list[Literal["linear", "ridge", "logistic"]], Field(min_length=1)] = ["linear"]
-    """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers."""
+    readouts: Annotated[list[Literal["linear", "ridge", "logistic", "attentive"]], Field(min_length=1)] = ["linear"]
+    """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers. ``attentive`` pools the
+    tokens of families that have some by one learned query, beside the linear ones."""
     baselines: list[Baseline] = ["majority", "confounds", "fc", "voxels", "regions", "random_weights"]
     """What stands beside every model, where it fits what a task's datasets hold: ``fc`` for series, ``voxels`` for
     maps and slices, ``regions`` (regional volumes) for maps where the study has atlases."""

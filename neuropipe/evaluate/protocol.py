@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuropipe.evaluate import tables
+from neuropipe.evaluate import attentive, tables
 from neuropipe.evaluate.features import Features, Kernel
 from neuropipe.evaluate.linear import STRENGTHS, Logistic, Path, Ridge, nested
 from neuropipe.evaluate.question import Fold, Question, inner_folds
 
 READOUTS: dict[str, type[Path]] = {"ridge": Ridge, "logistic": Logistic}
+ATTENTIVE = "attentive"  # reads tokens, not one vector per person
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,17 @@ class Answer:
 
 
 def resolve_readouts(names: list[str], kind: str) -> list[str]:
-    """Return the readouts for a kind of target: numbers have ridge; of classes, ``linear`` means logistic."""
+    """Return the linear readouts for a kind of target: numbers have ridge; of classes, ``linear`` means logistic."""
+    names = [name for name in names if name != ATTENTIVE] or ["linear"]
     if kind == "regression":
         return ["ridge"]
     return list(dict.fromkeys("logistic" if name == "linear" else name for name in names))
 
 
-def answer(question: Question, system: System, readout: str, features: Callable[[Fold], Features | Kernel]) -> Answer:
-    """Let a linear readout of `features` answer a question, with its null.
+def answer(
+    question: Question, system: System, readout: str, features: Callable[[Fold], Features | Kernel | attentive.Tokens]
+) -> Answer:
+    """Let a readout of frozen `features` answer a question, with its null.
 
     Parameters
     ----------
@@ -80,12 +84,12 @@ def answer(question: Question, system: System, readout: str, features: Callable[
     system : System
         Whose features these are.
     readout : str
-        ``ridge`` or ``logistic``.
+        ``ridge`` or ``logistic``, or ``attentive`` for tokens.
     features : callable
         Features of a fold, one row per person of `question.people`.
     """
     started = time.perf_counter()
-    model = READOUTS[readout]
+    model = attentive.READOUT[question.target.kind] if readout == ATTENTIVE else READOUTS[readout]
     run_id = _run_id(question, system, readout)
     predictions, nulls, choices = [], [], []
     for fold in question.folds:

@@ -14,9 +14,10 @@ import pandas as pd
 from neuropipe.errors import InputError
 from neuropipe.evaluate import tables
 from neuropipe.evaluate.anatomy import Maps, MaskedVoxels, regional_volumes
+from neuropipe.evaluate.attentive import Tokens
 from neuropipe.evaluate.features import Features, Kernel, confound_design, confound_names, connectivity
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
-from neuropipe.evaluate.protocol import Answer, System, answer, constant_answer, resolve_readouts
+from neuropipe.evaluate.protocol import ATTENTIVE, Answer, System, answer, constant_answer, resolve_readouts
 from neuropipe.evaluate.question import Fold, Question
 from neuropipe.provenance import read_json
 
@@ -76,11 +77,30 @@ class Embeddings:
         rows = table.set_index(table["dataset"] + "/" + table["participant_id"])[columns]
         return Features(rows.reindex(question.people.ids).to_numpy(np.float64))
 
+    def has_tokens(self, question: Question, weights: Weights) -> bool:
+        """Return whether there are tokens for every fold: some families have none."""
+        return all(self._tokens(question, fold, weights).is_file() for fold in question.folds)
+
+    def tokens(self, question: Question, fold: Fold, weights: Weights) -> Tokens:
+        """Return the tokens for a fold, one row per person; NaN for people who have none."""
+        path = self._tokens(question, fold, weights)
+        table = pd.read_parquet(path.with_name(f"{weights}.parquet"), columns=["dataset", "participant_id"])
+        values = np.load(path, allow_pickle=False)
+        row = pd.Series(np.arange(len(table)), index=table["dataset"] + "/" + table["participant_id"])
+        place = row.reindex(question.people.ids).to_numpy()
+        found = np.full((len(place), *values.shape[1:]), np.nan, dtype=np.float32)
+        found[np.isfinite(place)] = values[place[np.isfinite(place)].astype(int)]
+        return Tokens(found)
+
+    def _tokens(self, question: Question, fold: Fold, weights: Weights) -> Path:
+        entry = self.checkpoint(question.split, fold.name)
+        return self.folder.parents[2] / entry["folder"] / f"{weights}-tokens.npy"
+
 
 def probe(
     question: Question, embeddings: Embeddings, readouts: list[str], weights: Weights = "trained"
 ) -> list[Answer]:
-    """Let linear readouts of frozen embeddings answer.
+    """Let readouts of frozen embeddings answer: linear ones and, if asked and where there are tokens, the attentive.
 
     Raises
     ------
@@ -92,7 +112,10 @@ def probe(
     def features(fold: Fold) -> Features:
         return embeddings.features(question, fold, weights)
 
-    return [answer(question, system, name, features) for name in resolve_readouts(readouts, question.target.kind)]
+    found = [answer(question, system, name, features) for name in resolve_readouts(readouts, question.target.kind)]
+    if ATTENTIVE in readouts and embeddings.has_tokens(question, weights):
+        found.append(answer(question, system, ATTENTIVE, lambda fold: embeddings.tokens(question, fold, weights)))
+    return found
 
 
 def embedding_system(question: Question, embeddings: Embeddings, weights: Weights) -> System:

@@ -23,7 +23,7 @@ RUN = {
     "run_id": "string",  # <task>_<system>_<readout>[_seed-<k>]
     "system": "string",  # recipe, or name of the baseline
     "task": "string",
-    "readout": "string",  # ridge, logistic; finetune where the whole network was trained; baseline without a readout
+    "readout": "string",  # ridge, logistic, attentive; finetune: the whole network was trained; baseline: no readout
     "split": "string",
     "split_scheme": "string",
     "seed": "Int64",  # of the model; missing for baselines without one

@@ -692,6 +692,11 @@ class Model(nn.Module):
         """Return the mean patch tokens of all scales, (batch, embed_dim)."""
         return embed(self.encoder, batch)
 
+    def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the patches' tokens (batch, patch, embed_dim), row by row of the grid; all have data."""
+        tokens = self.encoder(standardize(batch.image, self.config)).tokens[:, 1:]
+        return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Return what `embed` reads: ``embedder`` (patches, class token, positions) and ``transformer``."""
         found: dict[str, list[nn.Parameter]] = {"embedder": [], "transformer": []}

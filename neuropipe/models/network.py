@@ -36,9 +36,13 @@ class Network(nn.Module, ABC):
 
     Attributes
     ----------
+    last : str
+        Name of the last layer in the module `deciding`.
     part_of : dict of str to str
         By name of a trained parameter: the family's part that it belongs to, or ``"head"``; see `on_top_of`.
     """
+
+    last = "fc"
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +53,7 @@ class Network(nn.Module, ABC):
     @property
     @abstractmethod
     def deciding(self) -> nn.Module:
-        """The module that holds the last layers: ``norm`` (n_features,) and ``fc`` (n_features to n_outputs)."""
+        """The module that holds ``norm`` of (n_features,), and the layer `last` of it (n_features to n_outputs)."""
 
     @abstractmethod
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Any:
@@ -262,23 +266,24 @@ def on_top_of(
     part_of = {id(p): part for part, parameters in pretrained_parts(model).items() for p in parameters}
     own = hasattr(model, "classifier")
     network = model.classifier(n_outputs, drop_rate) if own else OnEmbedding(model, n_outputs, drop_rate)
-    _shape(network.deciding, n_outputs, hidden_dim, norm)
+    _shape(network, n_outputs, hidden_dim, norm)
     trained = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     network.part_of = {name: part_of.get(id(p), HEAD) for name, p in trained}
     return network
 
 
-def _shape(deciding: nn.Module, n_outputs: int, hidden_dim: int | None, norm: Norm | None) -> None:
+def _shape(network: Network, n_outputs: int, hidden_dim: int | None, norm: Norm | None) -> None:
     """Put the norm and the hidden layer that are asked for in the place of the family's own."""
-    n_features = deciding.fc.in_features
+    deciding, last = network.deciding, getattr(network.deciding, network.last)
+    n_features = last.in_features
     if norm is not None:
         kinds = {"layer": nn.LayerNorm, "batch": BatchNorm, "none": nn.Identity}
         deciding.norm = kinds[norm](n_features)
     if hidden_dim is not None:
-        deciding.fc = TwoLayers(n_features, hidden_dim, n_outputs)
+        last = TwoLayers(n_features, hidden_dim, n_outputs)
+        setattr(deciding, network.last, last)
     if norm == "batch":
-        last = deciding.fc if hidden_dim is None else deciding.fc.out
-        nn.init.trunc_normal_(last.weight, std=2e-5)
+        nn.init.trunc_normal_(last.weight if hidden_dim is None else last.out.weight, std=2e-5)
 
 
 def one_view(spec: Spec) -> Spec:

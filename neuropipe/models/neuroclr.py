@@ -830,6 +830,8 @@ class PersonNetwork(LinearNetwork):
 class RegionNetwork(Network):
     """The released classifier as a network for a task."""
 
+    last = "dense"
+
     def __init__(
         self, config: Config, encoder: SeriesEncoder, n_regions: int, n_outputs: int, drop_rate: float | None
     ) -> None:
@@ -837,6 +839,11 @@ class RegionNetwork(Network):
         self.config = config
         self.classifier = Classifier(config, n_regions, n_outputs, encoder)
         self.drop_rate = config.head.drop_rate if drop_rate is None else drop_rate
+
+    @property
+    def deciding(self) -> nn.Module:
+        """The residual network over regions."""
+        return self.classifier.head
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return every region's vector, (row, region, n_samples), zeros where it is missing."""

@@ -116,6 +116,7 @@ class ResNet1D(nn.Module):
             )
             width = wider
         self.final_bn = nn.BatchNorm1d(width) if use_bn else nn.Identity()
+        self.norm = nn.Identity()  # the release has none
         self.dense = nn.Linear(width, n_outputs)
 
     def stages(self, x: Tensor, drop: Drop = keep) -> Iterator[Tensor]:
@@ -135,4 +136,4 @@ class ResNet1D(nn.Module):
 
     def forward(self, x: Tensor, drop: Drop = keep) -> Tensor:
         """Map (row, in_channels, length) to (row, n_outputs); `drop` is the dropout of the blocks."""
-        return self.dense(self.features(x, drop))
+        return self.dense(self.norm(self.features(x, drop)))

@@ -732,6 +732,12 @@ class Model(nn.Module):
         """Return the teacher's features, (batch, embed_dim)."""
         return self.features(self.teacher.encoder, batch)
 
+    def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the teacher's tokens (batch, network * patch, embed_dim), network by network, and which have data."""
+        encoder = self.teacher.encoder
+        present = encoder.present(batch.valid_time, batch.valid_region)
+        return encoder(clean(batch.series, batch), present=present)[:, 1:], present.flatten(1)
+
     def features(self, encoder: Encoder, batch: Batch) -> Tensor:
         """Return the features of `encoder` (`self.teacher.encoder` or `self.student.encoder`)."""
         return features(encoder, self.config, batch)

@@ -271,6 +271,30 @@ def test_embedding_and_loss_ignore_missing_regions(name: str, missing: list[int]
     assert torch.isfinite(results[0][1])
 
 
+def test_tokens_are_deterministic_alone_and_blind_to_what_is_missing(name: str) -> None:
+    model, config = make(name)
+    if not hasattr(model, "tokens"):
+        pytest.skip("this family offers no tokens")
+    clips = batch(config)
+    tokens, present = model.tokens(clips)
+    assert tokens.shape[:2] == present.shape and present.dtype == torch.bool and present.all()
+    assert torch.equal(tokens, model.tokens(clips)[0])
+    alone = model.tokens(clips.rows(torch.tensor([1])))[0]
+    torch.testing.assert_close(tokens[1:2], alone, rtol=1e-4, atol=1e-5)
+    if clips.series is None:
+        return
+    valid = clips.valid_region.clone()
+    valid[:, 24:] = False  # the second atlas
+    gaps = []
+    for filler in (0.0, float("nan")):
+        series = clips.series.clone()
+        series[:, :, 24:] = filler
+        gaps.append(model.tokens(replace(clips, series=series, valid_region=valid)))
+    assert gaps[0][0].shape == tokens.shape and torch.equal(gaps[0][0], gaps[1][0])
+    whole = config.model_dump().get("spatial_unit") == "brain"
+    assert gaps[0][1].all() == whole  # tokens of an atlas are absent with it, those of all regions are not
+
+
 def test_weights_survive_safetensors(name: str, tmp_path: Path) -> None:
     model, config = make(name)
     other, _ = make(name, seed=1)
