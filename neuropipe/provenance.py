@@ -37,6 +37,7 @@ STAGE_VERSIONS = {
     "predict": 1,
     "probe": 1,
     "baselines": 2,
+    "decode": 1,
     "evaluate": 3,
     "openbhb": 1,
     "report": 1,
