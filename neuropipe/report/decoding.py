@@ -96,7 +96,7 @@ def _short(name: str) -> str:
 
 def people(rows: pd.DataFrame, systems: Sequence[System]) -> Markup:
     """Return the share of each test person's clips that is told, one row of dots per system, the mean as a bar."""
-    row, left = 34, 150
+    row, left = 34, 176
     panel = Panel.over((0, 1), (0, 1), width=480, height=row * len(systems) + 48, left=left)
     marks = []
     for value in panel.x.ticks(5):

@@ -162,7 +162,7 @@ def _judged_clips(board: Board, rows: pd.DataFrame) -> str:
     """Return the question and how many clips of how many people answered it."""
     clips = rows.drop_duplicates("clip")
     n_people = clips[["dataset", "participant_id"]].drop_duplicates().shape[0]
-    labels = ", ".join(f"{name} {n}" for name, n in clips["label"].value_counts().items())
+    labels = ", ".join(f"{name} {n}" for name, n in clips.groupby(["y", "label"]).size().droplevel(0).items())
     return f"{question(board.task)} {len(clips)} clips of {n_people} test people judged: {labels}."
 
 
