@@ -30,6 +30,7 @@ COMMANDS = {
     "probe": ("neuropipe.stages.probe", "linear readouts of frozen embeddings, one task"),
     "finetune": ("neuropipe.stages.finetune", "train a recipe's whole network for one task, all folds"),
     "baselines": ("neuropipe.stages.baselines", "majority, confounds, connectivity and random weights, one task"),
+    "decode": ("neuropipe.stages.decode", "tell the labels of clips: baselines and frozen networks, one task"),
     "evaluate": ("neuropipe.stages.evaluate", "predictions to metrics with intervals, nulls and comparisons"),
     "openbhb": ("neuropipe.stages.openbhb", "score embeddings as the OpenBHB challenge does"),
     "semantoks-probe": ("neuropipe.stages.semantoks_probe", "probe a Brain-Semantoks as published, ten splits"),

@@ -102,7 +102,7 @@ def answer(
             coordinates[fold.judged],
             inner_folds(question.people, fold.train, question.seed),
         )
-        predictions.append(_predictions(question, system, run_id, readout, fold, result.prediction[:, 0]))
+        predictions.append(_predictions(question, system, readout, fold, result.prediction[:, 0]))
         nulls += _nulls(question, run_id, fold, result.prediction[:, 1:])
         choices += [
             {
@@ -131,13 +131,12 @@ def answer(
 
 def constant_answer(question: Question, system: System) -> Answer:
     """Let the training side's prevalence or mean answer; it has no null, because it knows no labels of people."""
-    run_id = _run_id(question, system, "baseline")
     predictions = []
     for fold in question.folds:
         mean = question.target.y[fold.train].mean()
         constant = np.log(mean / (1 - mean)) if question.target.kind == "binary" else mean
         value = np.full(len(fold.judged), constant)
-        predictions.append(_predictions(question, system, run_id, "baseline", fold, value))
+        predictions.append(_predictions(question, system, "baseline", fold, value))
     return replace(Answer.join([]), predictions=pd.concat(predictions, ignore_index=True))
 
 
@@ -158,11 +157,8 @@ def given_answer(
     seconds : float
         Taken by training and prediction.
     """
-    run_id = _run_id(question, system, readout)
     predictions = [
-        _predictions(question, system, run_id, readout, fold, value[fold.name]).assign(
-            uncertainty=uncertainty[fold.name]
-        )
+        _predictions(question, system, readout, fold, value[fold.name]).assign(uncertainty=uncertainty[fold.name])
         for fold in question.folds
     ]
     costs = [_cost(question, system, readout, "training and prediction", seconds, "s")]
@@ -189,20 +185,14 @@ def _run_id(question: Question, system: System, readout: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{question.target.task}_{system.name}").strip("-") + f"_{readout}{seed}"
 
 
-def _predictions(
-    question: Question, system: System, run_id: str, readout: str, fold: Fold, value: np.ndarray
-) -> pd.DataFrame:
-    """Return one fold's rows; `value` is what the readout gives for `fold.judged` (classes: log odds or a score)."""
-    target, rows = question.target, fold.judged
-    binary = target.kind == "binary"
-    logit = binary and readout != "ridge"
-    people = question.people.table.iloc[rows]
-    table = people[["dataset", "participant_id", "person", "site", "sex"]].reset_index(drop=True)
-    facts = {
+def run_facts(question: Question, system: System, readout: str, fold: Fold) -> dict[str, Any]:
+    """Return what every row of one run and fold says: columns of `tables.RUN` and `tables.FOLD`."""
+    target = question.target
+    return {
         **question.facts,
         **system.facts,
         **system.fold_facts.get(fold.name, {}),
-        "run_id": run_id,
+        "run_id": _run_id(question, system, readout),
         "system": system.name,
         "task": target.task,
         "readout": readout,
@@ -216,8 +206,17 @@ def _predictions(
         "fold": fold.name,
         "n_train": len(fold.train),
         "n_val": len(fold.validation),
-        "train_mean": target.y[fold.train].mean(),
     }
+
+
+def _predictions(question: Question, system: System, readout: str, fold: Fold, value: np.ndarray) -> pd.DataFrame:
+    """Return one fold's rows; `value` is what the readout gives for `fold.judged` (classes: log odds or a score)."""
+    target, rows = question.target, fold.judged
+    binary = target.kind == "binary"
+    logit = binary and readout != "ridge"
+    people = question.people.table.iloc[rows]
+    table = people[["dataset", "participant_id", "person", "site", "sex"]].reset_index(drop=True)
+    facts = run_facts(question, system, readout, fold) | {"train_mean": target.y[fold.train].mean()}
     score = 1 / (1 + np.exp(-value)) if logit else value
     table = table.assign(
         **facts,

@@ -28,7 +28,7 @@ RUN = {
     "split_scheme": "string",
     "seed": "Int64",  # of the model; missing for baselines without one
     "target": "string",
-    "target_type": "string",  # binary or regression
+    "target_type": "string",  # binary, regression or decoding
     "positive": "string",
     "atlas_id": "string",
     "roi_order_hash": "string",
@@ -62,6 +62,36 @@ PREDICTIONS = {
     "yhat": "float64",  # regression
     "logit": "float64",
     "uncertainty": "float64",  # standard deviation over passes with dropout, in units of score or yhat
+}
+# One row per clip of a validation or test person, once per fold and run; the label names are in the file's notes.
+DECODING = {
+    **RUN,
+    **FOLD,
+    "role": "string",  # validation or test
+    "dataset": "string",
+    "participant_id": "string",
+    "person": "string",
+    "clip": "string",  # key of clips.parquet
+    "label": "string",
+    "y": "Int64",  # place of the label in the order of `probability`
+    "predicted": "string",
+    "yhat": "Int64",
+    "probability": pa.list_(pa.float32()),
+}
+# How well clips of the test people are told by decoders that learned from some of the training people.
+EFFICIENCY = {
+    "run_id": "string",
+    "system": "string",
+    "task": "string",
+    "readout": "string",
+    "seed": "Int64",
+    "repeat": "Int64",
+    "fold": "string",
+    "n_people": "Int64",
+    "draw": "Int64",  # of people; all systems draw the same
+    "n_clips": "Int64",  # learned from
+    "metric": "string",
+    "value": "float64",
 }
 # One row per person whom a fine-tuned network predicted; see `neuropipe.hub.finetuned.Decision`.
 DECISIONS = {

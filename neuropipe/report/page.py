@@ -77,7 +77,8 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             nan=math.nan,
             banners=audit.banners(results, boards, checks),
             tasks=[
-                task.task_view(board, results.predictions, results.rollouts.get(board.name, ())) for board in boards
+                task.task_view(board, results.predictions, results.rollouts.get(board.name, ()), results.clips)
+                for board in boards
             ],
             tiles=_tiles(results, boards),
             asked=views.asked(results, {b.name for b in boards}, {name: f"models/{name}.md" for name in recipes}),

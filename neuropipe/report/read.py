@@ -13,6 +13,7 @@ from neuropipe.errors import InputError
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json
 from neuropipe.report import excluded, rollouts
+from neuropipe.report.decoding import Clips
 from neuropipe.report.rollouts import Maps
 
 
@@ -86,6 +87,8 @@ class Results:
         One sentence for each table that is not there.
     rollouts : dict of str to list of Maps
         By task: where its fine-tuned networks for slices look.
+    clips : Clips or None
+        What decoding tasks judge.
     """
 
     config: StudyConfig
@@ -102,6 +105,7 @@ class Results:
     excluded: pd.DataFrame
     missing: list[str] = field(default_factory=list)
     rollouts: dict[str, list[Maps]] = field(default_factory=dict)
+    clips: Clips | None = None
 
 
 def read(config: StudyConfig, root: str | Path) -> Results:
@@ -133,8 +137,18 @@ def read(config: StudyConfig, root: str | Path) -> Results:
         trainings=_trainings(study),
         excluded=excluded.merge(study),
         missing=missing,
+        clips=_clips(config, study, missing),
         rollouts={name: rollouts.read(study.task(name, "finetune")) for name in config.tasks},
     )
+
+
+def _clips(config: StudyConfig, study: Study, missing: list[str]) -> Clips | None:
+    """Return the tables of decoding; None without such a task."""
+    if all(task.kind != "decoding" for task in config.tasks.values()):
+        return None
+    predictions = _optional(study.root / "decoding.parquet", "confusion matrices", missing)
+    grid = _optional(study.root / "efficiency.parquet", "what more training people bring", missing)
+    return None if predictions is None else Clips(predictions, grid)
 
 
 def _parquet(path: Path) -> pd.DataFrame | None:

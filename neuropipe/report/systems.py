@@ -13,8 +13,8 @@ RANDOM = " (random weights)"
 SCRATCH = " (from scratch)"
 BASELINES = {"regions": "Linear model of regional volumes", "confounds": "Confounds only"}
 # Drawing order: what the study is about first, what needs no brain data last.
-ROLES = ["model", "scratch", "random", "reference", "regions", "confounds", "majority"]
-SQUARE = ("reference", "regions", "confounds", "majority")  # drawn as squares: no network
+ROLES = ["model", "scratch", "random", "reference", "connectivity", "regions", "confounds", "majority"]
+SQUARE = ("reference", "connectivity", "regions", "confounds", "majority")  # drawn as squares: no network
 READOUTS = {
     "linear": "linear readout",
     "ridge": "ridge",
@@ -55,6 +55,7 @@ REFERENCES = {
     "series": Reference("functional connectivity", "connectivity", "FC"),
     "volume": Reference("the linear model of voxels", "voxels", "voxels"),
     "image": Reference("the linear model of pixels", "pixels", "pixels"),
+    "clip": Reference("the mean pattern of regions", "mean patterns", "mean pattern"),
 }
 
 
@@ -91,14 +92,16 @@ class System:
         return table[table["run_id"] == self.run_id]
 
 
-def role_of(name: str) -> str:
-    """Return the role of a system by its name."""
+def role_of(name: str, content: str = "series") -> str:
+    """Return the role of a system by its name; of clips, connectivity is not what others are compared with."""
     if name.endswith(RANDOM):
         return "random"
     if name.endswith(SCRATCH):
         return "scratch"
     if name in ("regions", "confounds", "majority"):
         return name
+    if content == "clip" and name == NAMES_OF["series"]:
+        return "connectivity"
     if name in NAMES or name.startswith(("fc-", "fc_", "fc ")):
         return "reference"
     return "model"
@@ -109,7 +112,7 @@ def label_of(name: str, readout: str, seed: str, kind: str, content: str = "seri
     if name == "majority":
         base = "Mean of the training people" if kind == "regression" else "Majority class"
     elif name in NAMES:
-        base = REFERENCES[content].label
+        base = REFERENCES["series" if role_of(name, content) == "connectivity" else content].label
     elif name in BASELINES:
         base = BASELINES[name]
     elif name.endswith(RANDOM):
@@ -130,12 +133,12 @@ def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]
     runs : DataFrame
         Text columns run_id, system, readout, seed: one row per run. Readout and seed are part of a
         label only where one system has several.
-    kind : {"binary", "multiclass", "regression"}
+    kind : {"binary", "multiclass", "regression", "decoding"}
         Kind of the task.
-    content : {"series", "volume", "image"}
+    content : {"series", "volume", "image", "clip"}
         What its samples are.
     """
-    roles = runs["system"].map(role_of)
+    roles = runs["system"].map(lambda name: role_of(name, content))
     runs = runs.assign(role=roles, rank=roles.map(ROLES.index)).sort_values(["rank", "run_id"])
     n_seeds = runs.groupby(["system", "readout"])["seed"].transform("nunique")
     n_readouts = runs.groupby("system")["readout"].transform("nunique")

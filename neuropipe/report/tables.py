@@ -14,12 +14,18 @@ from neuropipe.report import curves, systems
 from neuropipe.report.read import Results
 from neuropipe.report.systems import System
 
-PRIMARY = {"binary": "auroc", "multiclass": "balanced_accuracy", "regression": "mae"}
+PRIMARY = {
+    "binary": "auroc",
+    "multiclass": "balanced_accuracy",
+    "regression": "mae",
+    "decoding": "balanced_accuracy",
+}
 LOWER_IS_BETTER = frozenset({"mae", "brier", "ece"})
 NAMES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
     "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy",
     "mcc": "Matthews correlation",
     "brier": "Brier score",
     "brier_skill": "Brier skill",
@@ -117,8 +123,8 @@ class Board:
         Primary metric of single folds; empty for a single test set.
     nulls : dict of str to ndarray
         By run: the primary metric under each permutation of the labels, averaged over folds.
-    content : {"series", "volume", "image"}
-        What the samples of its datasets are, which decides what models are compared with.
+    content : {"series", "volume", "image", "clip"}
+        What it judges, which decides what models are compared with.
     """
 
     name: str
@@ -189,7 +195,7 @@ def board(results: Results, name: str) -> Board | None:
     primary = summary[summary["metric"] == metric]
     if primary.empty:
         return None
-    content = results.config.content(name)
+    content = results.config.samples(name)
     competitors = systems.make(primary[RUN].drop_duplicates(), task.kind, content)
     entries = [_entry(system, primary, pooled[pooled["metric"] == metric]) for system in competitors]
     single = rows[(rows["metric"] == metric) & ~rows["fold"].isin(SUMMARIES)]

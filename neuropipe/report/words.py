@@ -102,7 +102,7 @@ def verdict(board: Board) -> Verdict:
 
 def _without_model(board: Board) -> Verdict:
     """Return the verdict of a task for which no model was trained."""
-    roles = ("random", "reference", "regions", "confounds")
+    roles = ("random", "reference", "connectivity", "regions", "confounds")
     best = next((entry for role in roles if (entry := board.best(role))), None)
     if best is None:
         return Verdict(board.name, "neutral", f"Nothing but the trivial answer was judged on {board.name}.", "", [])
@@ -139,10 +139,10 @@ def _against_chance(entry: Entry) -> str:
 
 
 def _other_baselines(board: Board, compared: Entry | None) -> list[str]:
-    """Return a sentence where another readout of the reference does better, and one for regional volumes."""
-    best, regions = board.best("reference"), board.best("regions")
+    """Return a sentence where another readout of the reference does better, and one for each baseline beside."""
+    best = board.best("reference")
     shown = [] if best is None or compared is None or best is compared else [best]
-    shown += [] if regions is None else [regions]
+    shown += [entry for role in ("connectivity", "regions") if (entry := board.best(role)) is not None]
     return [f"{entry.system.label} reaches {amount(entry.value, board.metric)}." for entry in shown]
 
 
