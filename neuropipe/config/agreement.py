@@ -88,15 +88,16 @@ def _held(item: dict[str, Any]) -> str:
 def _idle_baselines(content: dict[str, Any]) -> list[str]:
     """Return the baselines that were asked for by name although no task has the data that they need."""
     evaluate, datasets = content.get("evaluate"), _part(content, "datasets")
-    asked = _listed(evaluate, "baselines") if isinstance(evaluate, dict) else []
+    keys = ("baselines", "combine") if isinstance(evaluate, dict) else ()
     named = {name for task in _part(content, "tasks").values() for name in _listed(task, "datasets")}
     contents = {content_of(item.get("kind"), item.get("map")) for key, item in datasets.items() if key in named}
     atlases = bool(content.get("atlases"))
     return [
-        f"evaluate.baselines: {name} fits no task: expected datasets of {' or '.join(OF_CONTENT[name])}"
+        f"evaluate.{key}: {name} fits no task: expected datasets of {' or '.join(OF_CONTENT[name])}"
         + (" and atlases" if name == "regions" else "")
         + f", found {' and '.join(sorted(contents))}; leave it out"
-        for name in asked
+        for key in keys
+        for name in _listed(evaluate, key)
         if contents and name in OF_CONTENT and not any(fits(name, found, atlases) for found in contents)
     ]
 

@@ -9,9 +9,14 @@ from pydantic import Field, field_validator, model_validator
 from neuropipe.config.base import Name, Section
 
 People = Literal["train_side", "external", "everyone"]
-Baseline = Literal["majority", "confounds", "fc", "voxels", "regions", "random_weights"]
+OfData = Literal["fc", "fc_partial", "fc_tangent", "voxels", "regions"]  # linear models of the data themselves
+Baseline = Literal["majority", "confounds", "random_weights"] | OfData
 REFERENCES = {"series": "fc", "volume": "voxels", "image": "voxels"}  # what every comparison is with
-OF_CONTENT = {"fc": ("series",), "voxels": ("volume", "image"), "regions": ("volume",)}  # the others fit any
+OF_CONTENT = {  # the others fit any
+    **dict.fromkeys(("fc", "fc_partial", "fc_tangent"), ("series",)),
+    "voxels": ("volume", "image"),
+    "regions": ("volume",),
+}
 
 
 def reference_of(content: str) -> str:
@@ -133,8 +138,20 @@ class Evaluate(Section):
     """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers."""
     baselines: list[Baseline] = ["majority", "confounds", "fc", "voxels", "regions", "random_weights"]
     """What stands beside every model, where it fits what a task's datasets hold: ``fc`` for series, ``voxels`` for
-    maps and slices, ``regions`` (regional volumes) for maps where the study has atlases."""
+    maps and slices, ``regions`` (regional volumes) for maps where the study has atlases. Only where they are named:
+    ``fc_partial`` (partial correlations) and ``fc_tangent`` (covariances in the training side's tangent space)."""
+    combine: list[OfData] = Field(default_factory=list)
+    """Baselines that embeddings are joined with, as systems of their own (``<recipe> + fc``): what they add to it."""
     bootstrap: Annotated[int, Field(ge=100)] = 10000
     """Draws of the bootstrap over persons."""
     permutations: Annotated[int, Field(ge=0)] = 200
     """Draws of the permutation null within site."""
+
+    @model_validator(mode="after")
+    def _combined_stand_alone(self) -> Evaluate:
+        if alone := [name for name in self.combine if name not in self.baselines]:
+            raise ValueError(
+                f"combine joins embeddings with {', '.join(alone)}, which baselines leaves out, so that nothing tells "
+                "what the embeddings add to it; name it there too"
+            )
+        return self
