@@ -66,6 +66,10 @@ class Batch:
         """Number of rows of one view."""
         return len(self) // self.n_views
 
+    def measured(self) -> Tensor:
+        """Return `series` with zeros wherever it is marked as not measured, whatever stands there."""
+        return self.series.masked_fill(~(self.valid_time[:, :, None] & self.valid_region[:, None, :]), 0)
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -26,6 +28,29 @@ def batch_people(n_people: int, batch_size: int, seed: int, step: int) -> np.nda
     epoch, within = divmod(step, steps_per_epoch(n_people, batch_size))
     permutation = np.random.default_rng([seed, 0, epoch]).permutation(n_people)
     return permutation[within * batch_size : (within + 1) * batch_size]
+
+
+def balanced_people(groups: Sequence[np.ndarray], batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Return the people (int64) of the batch of `step`, of whom every group gives as many.
+
+    Places that do not divide go around. A group is gone through in permutations of its own, so that a small one is
+    seen more often; one with fewer people than its places gives some of them more than once in a batch.
+
+    Parameters
+    ----------
+    groups : sequence of int64 array
+        The people of each group, such as a dataset.
+    batch_size, seed, step : int
+        As for `batch_people`.
+    """
+    share, rest = divmod(batch_size, len(groups))
+    places, chosen = share + (rest > 0), []
+    for number, people in enumerate(groups):
+        wanted = share + ((number - step * rest) % len(groups) < rest)
+        epoch, within = divmod(step, steps_per_epoch(len(people), places))
+        permutation = np.random.default_rng([seed, 3, number, epoch]).permutation(people)
+        chosen.append(np.resize(permutation[within * places : (within + 1) * places], wanted))
+    return np.concatenate(chosen)
 
 
 def step_rng(seed: int, step: int) -> np.random.Generator:

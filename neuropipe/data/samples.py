@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from neuropipe.data import order
 from neuropipe.data.labels import LabelKind, label_values, samples
 from neuropipe.shards.read import Grid, Shards
 from neuropipe.signals.regions import Regions
+
+Mixture = Literal["proportional", "balanced"]
 
 
 class Samples:
@@ -43,11 +46,14 @@ class Samples:
         What the columns of series are.
     grid : Grid, optional
         Where the voxels of volumes lie.
+    mixture : {"proportional", "balanced"}
+        Whether every person makes as much of the batches, or every dataset; see `neuropipe.data.order`.
     """
 
     content: ClassVar[str]  # the field of `Batch` that is filled
     regions: Regions | None = None
     grid: Grid | None = None
+    mixture: Mixture = "proportional"
 
     def __init__(
         self,
@@ -79,6 +85,12 @@ class Samples:
         """Number of distinct people."""
         return len(self.of_person)
 
+    @cached_property
+    def of_dataset(self) -> list[np.ndarray]:
+        """The people (int64) of every dataset that has any, by name."""
+        code = self.table["dataset_code"].to_numpy()[[rows[0] for rows in self.of_person]]
+        return [np.flatnonzero(code == one) for one in np.unique(code)]
+
     def shards(self, i: int) -> Shards:
         """Return the dataset of sample `i`."""
         return self.datasets[self.table["source"].iat[i]]
@@ -98,7 +110,10 @@ class Samples:
 
     def drawn(self, batch_size: int, seed: int, step: int) -> tuple[np.ndarray, np.random.Generator]:
         """Return one sample (int64) of each person of the batch of `step`, and the generator of all further draws."""
-        people = order.batch_people(self.n_people, batch_size, seed, step)
+        if self.mixture == "balanced":
+            people = order.balanced_people(self.of_dataset, batch_size, seed, step)
+        else:
+            people = order.batch_people(self.n_people, batch_size, seed, step)
         rng = order.step_rng(seed, step)
         return np.array([rng.choice(self.of_person[person]) for person in people]), rng
 

@@ -15,6 +15,7 @@ import torch
 from neuropipe.data.batch import Batch
 from neuropipe.data.labels import LabelKind
 from neuropipe.data.recordings import Recordings
+from neuropipe.data.samples import Mixture
 from neuropipe.data.slices import Slices, Slicing
 from neuropipe.data.volumes import Volumes
 from neuropipe.errors import InputError
@@ -62,6 +63,7 @@ def open_source(
     *,
     labels: Mapping[str, LabelKind] | None = None,
     slices: Slicing | None = None,
+    mixture: Mixture = "proportional",
 ) -> Source:
     """Return the samples of the chosen people, ready to be made into batches.
 
@@ -81,6 +83,8 @@ def open_source(
         Columns of participants.tsv that ``Batch.labels`` holds.
     slices : Slicing, optional
         Cut volumes into slices, and how; stacks of slices are taken as they are.
+    mixture : {"proportional", "balanced"}
+        Whether every person makes as much of the batches of training, or every dataset.
 
     Raises
     ------
@@ -92,11 +96,15 @@ def open_source(
         found = ", ".join(f"{name}: {content}" for name, content in contents.items()) or "none"
         raise InputError(f"Expected datasets of one content, found {found}; name others.")
     content = next(iter(contents.values()))
+    source: Recordings | Volumes | Slices
     if content == "series":
-        return Recordings(datasets, people, sites, device, residence, labels)
-    if content == "volume" and slices is None:
-        return Volumes(datasets, people, sites, device, residence, labels)
-    return Slices(datasets, people, sites, device, residence, labels, slices)
+        source = Recordings(datasets, people, sites, device, residence, labels)
+    elif content == "volume" and slices is None:
+        source = Volumes(datasets, people, sites, device, residence, labels)
+    else:
+        source = Slices(datasets, people, sites, device, residence, labels, slices)
+    source.mixture = mixture
+    return source
 
 
 def check_reads(spec: Spec, datasets: Sequence[Shards], what: str) -> None:

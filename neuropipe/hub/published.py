@@ -15,7 +15,7 @@ import pickle
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -39,6 +39,10 @@ SHOWN = 8  # keys that an error message names
 NO_TENSOR = ("dropped", "checked", "absent")  # what became of a key that fills no tensor of ours
 
 
+def _all_of(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @dataclass(frozen=True)
 class Entry:
     """One key of a released state dict.
@@ -53,9 +57,11 @@ class Entry:
         ``weight`` is copied, ``dead`` was never used by the released forward pass and is dropped,
         ``copy`` must equal `name`, ``fact`` is no weight; the family's layout says what becomes of it.
     fact : tensor, optional
-        What a fact looks like: its shape and type.
+        What a fact, or a dead weight without a name of ours, looks like: its shape and type.
     optional : bool
         A weight that a checkpoint may lack; our tensor then stays as it is.
+    place : callable
+        The view of `name` that the key fills, in the shape of the release: all of it, it transposed, some rows.
     """
 
     key: str
@@ -63,6 +69,7 @@ class Entry:
     use: Literal["weight", "dead", "copy", "fact"] = "weight"
     fact: Tensor | None = None
     optional: bool = False
+    place: Callable[[Tensor], Tensor] = _all_of
 
 
 class Fate(NamedTuple):
@@ -197,19 +204,21 @@ def fill(module: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tens
         raise CheckpointError(f"The checkpoint lacks {len(missing)} key(s): {_some(missing)}.")
     there = [entry for entry in entries if entry.key in weights]
     for entry in there:
-        like = entry.fact if entry.use == "fact" else own[entry.name]
+        like = entry.place(own[entry.name]) if entry.fact is None else entry.fact
         expected, found = tuple(like.shape), tuple(weights[entry.key].shape)
         if expected != found:
             raise CheckpointError(
                 f"{entry.key}: expected shape {expected}, found {found}. The weights were made for other regions, "
                 "another grouping into networks, or other sizes; use the regions and the config they were made with."
             )
-    kept = {entry.name: own[entry.name] for entry in entries if entry.optional and entry.key not in weights}
-    loaded = {entry.name: weights[entry.key] for entry in there if entry.use == "weight"}
-    module.load_state_dict(kept | loaded, strict=True)
+    ours = {entry.name: own[entry.name].clone() for entry in entries if entry.use == "weight"}
+    for entry in there:
+        if entry.use == "weight":
+            entry.place(ours[entry.name]).copy_(weights[entry.key])
+    module.load_state_dict(ours, strict=True)
     own = module.state_dict()
     for entry in there:
-        if entry.use == "copy" and not torch.equal(weights[entry.key].to(own[entry.name]), own[entry.name]):
+        if entry.use == "copy" and not torch.equal(weights[entry.key].to(own[entry.name]), entry.place(own[entry.name])):
             raise CheckpointError(f"{entry.key} should equal the weights it is shared with, but differs.")
     dead = [entry for entry in there if entry.use == "dead"]
     if dead:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from neuropipe.errors import ConfigError
 
-SHARED = {"__init__", "base", "layers", "network"}
+SHARED = {"__init__", "base", "embedder", "layers", "network"}
 
 
 def names() -> list[str]:

@@ -6,6 +6,8 @@ passed: the result of a forward pass does not depend on ``train()`` and ``eval()
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -43,19 +45,33 @@ def drop_path(x: Tensor, rate: float, generator: torch.Generator | None) -> Tens
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; the rows of ``qkv`` are queries, keys, values, each split in heads."""
+    """Multi-head self-attention; the rows of ``qkv`` are queries, keys, values, each split in heads.
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = False) -> None:
+    Where `drop_rate` is not 0, who looks at whom is dropped at that rate when a generator is given.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = False, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.drop_rate = drop_rate
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, attend: Tensor | None = None) -> Tensor:
-        """Map (batch, token, dim) to the same shape; `attend` (batch, token) is False at tokens to ignore."""
+    def forward(
+        self, x: Tensor, attend: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Map (batch, token, dim) to the same shape.
+
+        `attend` is False at tokens to ignore (batch, token), or where one ignores another (batch, query, key).
+        """
         q, k, v = self._heads(x)
-        mask = None if attend is None else attend[:, None, None, :]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mask = None if attend is None else attend.unsqueeze(1) if attend.dim() == 3 else attend[:, None, None, :]
+        if self.drop_rate and generator is not None:  # the fused kernel would draw from the global generator
+            looks = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+            looks = looks if mask is None else looks.masked_fill(~mask, -torch.inf)
+            out = dropout(looks.softmax(-1), self.drop_rate, generator) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor) -> Tensor:
@@ -135,6 +151,63 @@ class Block(nn.Module):
         """Map (batch, token, dim) to the same shape; `attend` (batch, token) is False at tokens to ignore."""
         x = x + drop_path(self.ls1(self.attn(self.norm1(x), attend)), self.drop_path_rate, generator)
         return x + drop_path(self.ls2(self.mlp(self.norm2(x), generator)), self.drop_path_rate, generator)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
+
+
+class SequenceBlock(nn.Module):
+    """Transformer block with layer norm before its branches (GPT-2) or after their sums (BERT).
+
+    Parameters
+    ----------
+    dim, num_heads, hidden_dim : int
+        Token width, attention heads, width inside the MLP.
+    norm_first : bool
+        Where the norms stand.
+    eps : float
+        Of the norms.
+    activation : str
+        Key of `ACTIVATIONS`.
+    drop_rate, attn_drop_rate : float
+        Dropout on both branches and on the attention, when a generator is given.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        *,
+        norm_first: bool,
+        eps: float,
+        activation: str = "gelu_tanh",
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm_first, self.drop_rate = norm_first, drop_rate
+        self.activation = ACTIVATIONS[activation]
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, num_heads, qkv_bias=True, drop_rate=attn_drop_rate)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor, attend: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Map (batch, token, dim) to the same shape; `attend` as in `Attention`."""
+        if self.norm_first:
+            x = x + dropout(self.attn(self.norm1(x), attend, generator), self.drop_rate, generator)
+            return x + dropout(self._mlp(self.norm2(x)), self.drop_rate, generator)
+        x = self.norm1(x + dropout(self.attn(x, attend, generator), self.drop_rate, generator))
+        return self.norm2(x + dropout(self._mlp(x), self.drop_rate, generator))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class ProjectionHead(nn.Module):

@@ -11,7 +11,7 @@ from neuropipe.paths import atomic
 from neuropipe.shards.sample import Sample, content_hash
 
 
-def _add(handle: BinaryIO, name: str, content: bytes) -> int:
+def add_member(handle: BinaryIO, name: str, content: bytes) -> int:
     """Append one member and return the offset of its first content byte."""
     header = tarfile.TarInfo(name)
     header.size = len(content)
@@ -59,7 +59,7 @@ def write_tar(path: str | Path, samples: Iterable[Sample]) -> list[dict[str, Any
         for sample in samples:
             offsets = {}
             for name, content in sample.members():
-                start = _add(handle, name, content)
+                start = add_member(handle, name, content)
                 part = name.removeprefix(f"{sample.key}.").partition(".")[0]
                 array = {sample.content: sample.array, "valid": sample.valid}.get(part)
                 if array is not None:

@@ -23,6 +23,17 @@ N_PEOPLE = 4
 VOLUME, IMAGE = (32, 36, 32), (48, 40)  # for families that take any size
 # Fields of a second small model per family, for what its demo recipe leaves out.
 OTHERS = {
+    "autoencoder": {
+        "n_samples": 12,
+        "min_samples": 6,
+        "embed_dim": 8,
+        "depth": 3,
+        "projection_layers": 2,
+        "reconstruction_layers": 2,
+        "time_embedding": "table",
+        "time_span_s": 60,
+    },
+    "linear_baseline": {"n_samples": 12, "align": "start"},
     "semantoks": {
         "n_samples": 40,
         "patch_size": 10,

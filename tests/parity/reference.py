@@ -159,6 +159,10 @@ def check(folder: Folder, case: dict, outputs: Mapping[str, Any]) -> None:
             for key in stored:
                 assert key in computed, f"{name}: no entry {key!r}"
                 check_array(f"{name}[{key}]", computed[key], stored[key], rule)
+        elif isinstance(stored, list) and stored and isinstance(stored[0], dict):
+            assert len(computed) == len(stored), f"{name}: {len(computed)} entries, expected {len(stored)}"
+            for i, entry in enumerate(stored):
+                _check_nested(f"{name}[{i}]", computed[i], entry, rule)
         else:
             mask = folder.resolve(case["expected"][rule["where"]]) == 1 if "where" in rule else None
             check_array(name, computed, stored, rule, mask)
@@ -171,6 +175,15 @@ def _check_distribution(name: str, computed: Mapping, stored: Mapping, atol: flo
             _check_distribution(f"{name}[{key}]", a or {}, b or {}, atol)
         else:
             assert abs(a - b) <= atol, f"{name}[{key}]: probability {a}, expected {b} +- {atol}"
+
+
+def _check_nested(name: str, computed: Any, stored: Any, rule: dict) -> None:
+    if not isinstance(stored, dict):
+        return check_array(name, computed, stored, rule)
+    for key in stored:
+        assert key in computed, f"{name}: no entry {key!r}"
+        _check_nested(f"{name}[{key}]", computed[key], stored[key], rule)
+    return None
 
 
 def check_array(name: str, computed: Any, stored: Any, rule: dict, mask: np.ndarray | None = None) -> None:
