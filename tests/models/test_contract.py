@@ -34,6 +34,16 @@ OTHERS = {
         "time_span_s": 60,
     },
     "linear_baseline": {"n_samples": 12, "align": "start"},
+    "neuroclr": {
+        "variant": "published",
+        "n_samples": 32,
+        "positives": "copies",
+        "num_heads": 2,
+        "negatives": "everyone",
+        "head_hidden_dim": 16,
+        "head_dim": 8,
+        "head": {"base_filters": 8, "kernel_size": 4, "groups": 2, "n_block": 3},
+    },
     "semantoks": {
         "n_samples": 40,
         "patch_size": 10,
