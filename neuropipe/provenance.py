@@ -27,6 +27,7 @@ STAGE_VERSIONS = {
     "collect": 2,
     "qc": 1,
     "hdf5": 2,
+    "tars": 1,
     "events": 1,
     "clips": 1,
     "split": 3,
@@ -39,6 +40,7 @@ STAGE_VERSIONS = {
     "baselines": 2,
     "evaluate": 3,
     "openbhb": 1,
+    "semantoks-probe": 1,
     "report": 1,
 }
 

@@ -15,7 +15,7 @@ from neuropipe import restricted_pickle
 from neuropipe.bids.fmriprep import check_fetched
 from neuropipe.errors import InputError, RunExcluded
 
-SERIES = ("bold.pyd", "series.npy")
+SERIES = ("bold.pyd", "bold.npy", "series.npy")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sample:
             raise RunExcluded(
                 "no series", f"{self.key}: expected {' or '.join(SERIES)}, found {', '.join(self.members)}"
             )
-        series = self.unpickled(part) if part.endswith(".pyd") else self.array(part)
+        series = self.value(part)
         if not isinstance(series, np.ndarray) or series.ndim != 2 or not series.size or series.dtype.kind not in "fiu":
             found = f"shape {series.shape}, {series.dtype}" if isinstance(series, np.ndarray) else type(series).__name__
             raise RunExcluded("damaged table", f"{self.key}.{part}: expected numbers (time, region), found {found}")
@@ -45,6 +45,11 @@ class Sample:
             return restricted_pickle.loads(self.members[part], f"{self.key}.{part}")
         except InputError as error:
             raise RunExcluded("unsafe or damaged pickle", str(error)) from error
+
+    def value(self, part: str) -> Any:
+        """Return what a ``.pyd`` or ``.npy`` member holds; a number where it is of one."""
+        found = self.unpickled(part) if part.endswith(".pyd") else self.array(part)
+        return found.item() if isinstance(found, np.generic | np.ndarray) and np.ndim(found) == 0 else found
 
     def array(self, part: str) -> np.ndarray:
         """Return the array of a ``.npy`` member."""

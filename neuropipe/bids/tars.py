@@ -4,7 +4,7 @@
     <key>.series.npy [, <key>.valid.npy], <key>.json                                    ours
 
 A key of the former is ``ds-<dataset>_sub-<label>_task-...``, of a trial with ``_sample_001`` behind it.
-``.pyd`` members are pickles; they are read by `neuropipe.restricted_pickle` alone.
+``.pyd`` members are pickles; they are read by `neuropipe.restricted_pickle` alone. They may be ``.npy`` instead.
 """
 
 from __future__ import annotations
@@ -153,14 +153,13 @@ def _facts(sample: Sample) -> dict[str, Any]:
             raise RunExcluded("damaged tar", f"{sample.key}.json is no JSON object: {error}") from error
     facts: dict[str, Any] = {"labels": {}}
     for part, content in sample.members.items():
-        name = part.removesuffix(".pyd")
+        name, _, kind = part.partition(".")
         if part in SERIES:
             continue
-        value = sample.unpickled(part) if part.endswith(".pyd") else content.decode("utf-8", "replace")
-        value = value.item() if isinstance(value, np.generic) else value
+        value = sample.value(part) if kind in ("pyd", "npy") else content.decode("utf-8", "replace")
         if name == "t_r":
             if not is_positive(value):
-                raise RunExcluded("no repetition time", f"{sample.key}.t_r.pyd: expected seconds, found {value!r}")
+                raise RunExcluded("no repetition time", f"{sample.key}.{part}: expected seconds, found {value!r}")
             facts["t_r"] = round(float(value), 5)  # float32 in the tar, of a number with five decimals
         elif isinstance(value, int | float | str):
             facts["labels"][name] = value

@@ -6,6 +6,7 @@ Which clips are cut does not depend on where the recordings lie.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -73,22 +74,32 @@ class Recordings(Samples):
         rows = torch.from_numpy(rows)
         valid_time = torch.from_numpy(inside) & self.valid_time[rows]
         valid_region = self.valid_regions[chosen]
-        series = self._gather(rows, chosen, within) * valid_time[:, :, None].to(self.device)
+        all_valid, valid_time = bool(valid_time.all()), valid_time.to(self.device)
+        series = self._mapped(chosen, starts, n_samples) if self.bank is None else self.bank[rows.to(self.device)]
+        series = series.to(self.device).float()
         return Batch(
-            series=series,
-            valid_time=valid_time.to(self.device),
+            series=series if all_valid else series.mul_(valid_time[:, :, None]),
+            valid_time=valid_time,
             valid_region=valid_region.to(self.device),
             t_r=self.t_r[chosen].to(self.device),
             n_views=n_views,
             **self.facts(chosen),
         )
 
-    def _gather(self, rows: Tensor, chosen: np.ndarray, within: np.ndarray) -> Tensor:
-        """Return float32 (clip, time, region) for rows of the bank, or from the memory maps."""
-        if self.bank is not None:
-            return self.bank[rows.to(self.device)].float()
-        clips = [self.stored(i)[np.minimum(w, self.lengths[i] - 1)] for i, w in zip(chosen, within, strict=True)]
-        return torch.from_numpy(np.stack(clips)).to(self.device).float()
+    @cached_property
+    def _arrays(self) -> list[np.ndarray]:
+        """All recordings as they lie in their shards, views of memory maps."""
+        return [np.asarray(self.stored(i)) for i in self]
+
+    def _mapped(self, chosen: np.ndarray, starts: np.ndarray, n_samples: int) -> Tensor:
+        """Return clips (clip, time, region) out of the memory maps, of the type in which they are stored."""
+        dtype = np.result_type(*{self._arrays[i].dtype for i in chosen})
+        clips = np.empty((len(chosen), n_samples, len(self.regions)), dtype)
+        for clip, i, start in zip(clips, chosen, starts, strict=True):
+            held = self._arrays[i][start : start + n_samples]
+            clip[: len(held)] = held
+            clip[len(held) :] = 0
+        return torch.from_numpy(clips)
 
     def training_batch(self, spec: ClipSpec, batch_size: int, seed: int, step: int) -> Batch:
         """Return the batch of `step`: `spec.n_views` clips of one recording of each of its people."""

@@ -100,6 +100,19 @@ CHOICES = {
     "inner_loss": "float64",  # mean over the training side's inner test folds
     "chosen": "boolean",
 }
+# One row per moment of a pretraining, fold and task: readouts cross-validated among training people.
+PROBES = {
+    "step": "Int64",
+    "share": "float64",  # of the training that was done
+    "split": "string",
+    "fold": "string",
+    "task": "string",
+    "metric": "string",
+    "value": "float64",  # mean over the folds inside the training side
+    "sd": "float64",  # over these folds
+    "chance": "float64",  # of a constant
+    "n_people": "Int64",
+}
 COSTS = {
     "run_id": "string",
     "system": "string",

@@ -211,10 +211,11 @@ def ntxent(
     for part in range(0, n_regions, size):
         arguments = (z1[part : part + size], z2[part : part + size], counted[part : part + size], apart)
         settings = (temperature, symmetric, decoupled)
-        if size < n_regions:
-            total = total + checkpoint(_contrast, *arguments, *settings, use_reentrant=False)
-        else:
-            total = total + _contrast(*arguments, *settings)
+        with torch.autocast(z1.device.type, enabled=False):
+            if size < n_regions:
+                total = total + checkpoint(_contrast, *arguments, *settings, use_reentrant=False)
+            else:
+                total = total + _contrast(*arguments, *settings)
     return total[0] / total[1].clamp(min=1)
 
 
@@ -290,6 +291,13 @@ def resample(series: Tensor, valid_time: Tensor, t_r: Tensor, target: float) -> 
     before = series.gather(1, left[:, :, None].expand(-1, -1, columns))
     after = series.gather(1, right[:, :, None].expand(-1, -1, columns))
     return (before + share * (after - before)) * valid[:, :, None], valid
+
+
+def prepare(batch: Batch, t_r: float) -> tuple[Tensor, Tensor]:
+    """Return z-scored series (row, time, region) and their valid samples at `t_r` seconds."""
+    series = clean(batch.series, batch.valid_time, batch.valid_region)
+    series, valid_time = resample(series, batch.valid_time, batch.t_r, t_r)
+    return zscore(series, valid_time), valid_time
 
 
 def fixed_length(batch: Batch, n_samples: int) -> Tensor:
@@ -704,7 +712,7 @@ class Model(nn.Module):
 
     def _native_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         config = self.config
-        series, valid_time = self.prepare(batch)
+        series, valid_time = prepare(batch, config.t_r)
         target_t_r = torch.full_like(batch.t_r, config.t_r)
         series = self._views(series, target_t_r, generator)
         valid_time, valid_region = self._twice(valid_time), self._twice(batch.valid_region)
@@ -739,16 +747,10 @@ class Model(nn.Module):
         error = (self.decoder(tokens).float() - wanted).square() * counts
         return error.sum() / counts.sum().clamp(min=1)
 
-    def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return z-scored series (row, time, region) and their valid samples at `Config.t_r` seconds."""
-        series = clean(batch.series, batch.valid_time, batch.valid_region)
-        series, valid_time = resample(series, batch.valid_time, batch.t_r, self.config.t_r)
-        return zscore(series, valid_time), valid_time
-
     def embed(self, batch: Batch) -> Tensor:
         """Return what is known of each clip, (row, embed_dim)."""
         if self.config.variant == "native":
-            return self.encoder(*self.prepare(batch), batch.valid_region).whole
+            return self.encoder(*prepare(batch, self.config.t_r), batch.valid_region).whole
         h = self.encoder.regions(fixed_length(batch, self.config.n_samples))
         h = h.masked_fill(~batch.valid_region[:, :, None], 0)
         if self.config.feature == "regions":
@@ -807,22 +809,22 @@ class PersonNetwork(LinearNetwork):
     def __init__(self, model: Model, n_outputs: int, drop_rate: float | None) -> None:
         config = model.config
         super().__init__(config.classifier_hidden_dim, n_outputs, drop_rate, norm=False)
-        self.model_config, self.encoder, self.prepare = config, model.encoder, model.prepare
+        self.config, self.encoder = config, model.encoder
         self.encoder.requires_grad_(not config.freeze_encoder)
         self.embedding_norm = nn.LayerNorm(model.embed_dim)
         self.hidden = nn.Linear(model.embed_dim, config.classifier_hidden_dim)
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return the hidden layer of the head, (row, classifier_hidden_dim)."""
-        frozen = self.model_config.freeze_encoder
+        frozen = self.config.freeze_encoder
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             drops = None if frozen else generator
-            whole = self.encoder(*self.prepare(batch), batch.valid_region, generator=drops).whole
+            whole = self.encoder(*prepare(batch, self.config.t_r), batch.valid_region, generator=drops).whole
         return F.gelu(self.hidden(self.embedding_norm(whole)))
 
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:
         """Return the parameters by learning-rate and weight-decay multiplier; see `neuropipe.train.optim`."""
-        return param_groups(self.named_parameters(), self.model_config, weight_decay, layer_decay)
+        return param_groups(self.named_parameters(), self.config, weight_decay, layer_decay)
 
 
 class RegionNetwork(Network):
@@ -833,22 +835,21 @@ class RegionNetwork(Network):
     ) -> None:
         super().__init__()
         self.config = config
-        classifier = Classifier(config, n_regions, n_outputs, encoder)
-        self.encoder, self.head, self.hidden = classifier.encoder, classifier.head, classifier.hidden
+        self.classifier = Classifier(config, n_regions, n_outputs, encoder)
         self.drop_rate = config.head.drop_rate if drop_rate is None else drop_rate
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return every region's vector, (row, region, n_samples), zeros where it is missing."""
-        hidden = self.hidden(fixed_length(batch, self.config.n_samples), generator)
+        hidden = self.classifier.hidden(fixed_length(batch, self.config.n_samples), generator)
         return hidden.masked_fill(~batch.valid_region[:, :, None], 0)
 
     def features(self, encoded: Tensor) -> Tensor:
         """Return what the head's last layer reads, (row, channel)."""
-        return self.head.features(encoded)
+        return self.classifier.head.features(encoded)
 
     def decide(self, encoded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Map (row, region, n_samples) to (row, n_outputs)."""
-        return self.head(encoded, lambda x: dropout(x, self.drop_rate, generator))
+        return self.classifier.head(encoded, lambda x: dropout(x, self.drop_rate, generator))
 
     def passes(self, encoded: Tensor, n_passes: int, generator: torch.Generator) -> Tensor:
         """Map (row, region, n_samples) to (n_passes, row, n_outputs)."""
@@ -856,8 +857,8 @@ class RegionNetwork(Network):
         def drop(x: Tensor) -> Tensor:
             return x * dropout(torch.ones_like(x[:1]), self.drop_rate, generator)
 
-        return torch.stack([self.head(encoded, drop) for _ in range(n_passes)])
+        return torch.stack([self.classifier.head(encoded, drop) for _ in range(n_passes)])
 
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:
         """Return the parameters by learning-rate and weight-decay multiplier; see `neuropipe.train.optim`."""
-        return param_groups(self.named_parameters(), self.config, weight_decay, layer_decay)
+        return param_groups(self.classifier.named_parameters(), self.config, weight_decay, layer_decay)

@@ -187,7 +187,7 @@ class Model(nn.Module):
 
     def sequence(self, joined: Joined, hidden: Tensor) -> Sequence:
         """Return joined pairs with the special tokens in place and the entries `hidden` (broadcast) replaced."""
-        separator = joined.place_of == SEPARATOR
+        separator = (joined.place_of == SEPARATOR) | (joined.place_of == END)
         hidden = hidden & joined.attend[:, :, None]
         measured = joined.attend[:, :, None] & joined.region
         tokens = torch.where(hidden, self.mask_values(joined.order), joined.series)

@@ -134,11 +134,12 @@ def training(trainings: Sequence[Training], column: str, label: str) -> Markup:
 
     Several folds are drawn thin; a single one is drawn thin with its running mean on top.
     """
-    lines = [
-        (one, one.curve["step"].to_numpy(float), one.curve[column].to_numpy(float))
+    recorded = [
+        (one, one.curve[["step", column]].dropna())
         for one in trainings
         if one.curve is not None and column in one.curve and len(one.curve)
     ]
+    lines = [(one, curve["step"].to_numpy(float), curve[column].to_numpy(float)) for one, curve in recorded]
     values = np.concatenate([y for _, _, y in lines])
     longest = max(float(x.max()) for _, x, _ in lines)
     low, high = padded(values)
@@ -156,6 +157,33 @@ def training(trainings: Sequence[Training], column: str, label: str) -> Markup:
     first, last = lines[0][2][0], lines[0][2][-1]
     described = f"{label} over {longest:.0f} steps in {len(lines)} training runs, from {first:.4g} to {last:.4g}."
     return panel.draw(marks, described)
+
+
+def probes(rows: pd.DataFrame, metric: str) -> Markup:
+    """Return what the frozen embedding told at moments of the training, one line per fold, chance dashed.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one task: step, split, fold, value, chance.
+    metric : str
+        Its name for a reader.
+    """
+    longest = float(rows["step"].max())
+    panel = Panel.over((0, longest), padded([*rows["value"], *rows["chance"]]), width=308, height=220)
+    marks = panel.axes("Step", metric, 4, 5)
+    groups = rows.groupby(["split", "fold"], sort=True)
+    chance = rows.groupby("step")["chance"].mean()
+    ends = [0.0, longest]
+    marks.append(polyline(panel.points(ends, [chance.mean()] * 2), "curve s-majority v3", "A constant"))
+    for (split, fold), own in groups:
+        own = own.sort_values("step")
+        points = panel.points(own["step"].astype(float), own["value"])
+        marks.append(polyline(points, "curve s-model" + " many" * (len(groups) > 1), f"{split}/{fold}"))
+        for (x, y), value in zip(points, own["value"].dropna(), strict=True):
+            marks.append(circle(x, y, 4, "mark s-model", f"{split}/{fold}: {value:.3f}"))
+    first, last = (rows.loc[rows["step"] == step, "value"].mean() for step in (rows["step"].min(), longest))
+    return panel.draw(marks, f"{metric} of a linear readout among training people: {first:.3f}, at the end {last:.3f}.")
 
 
 def training_columns(trainings: Sequence[Training]) -> list[str]:

@@ -34,6 +34,8 @@ class Training:
         ``metrics.parquet``: step, seconds, samples_per_s, lr, loss and its parts.
     people : DataFrame or None
         ``people.parquet``: dataset and participant_id of whom it learned from.
+    probes : DataFrame or None
+        ``probes.parquet``: what its embedding told of training people at moments of the training.
     """
 
     recipe: str
@@ -43,6 +45,7 @@ class Training:
     config: dict[str, Any]
     curve: pd.DataFrame | None
     people: pd.DataFrame | None
+    probes: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,7 @@ def _trainings(study: Study) -> list[Training]:
                 config=read_json(path),
                 curve=_parquet(path.with_name("metrics.parquet")),
                 people=_parquet(path.with_name("people.parquet")),
+                probes=_parquet(path.with_name("probes.parquet")),
             )
         )
     return sorted(found, key=lambda training: (training.recipe, training.seed, training.where))

@@ -80,21 +80,17 @@ def _train(
     from neuropipe.hub import export
     from neuropipe.shards.read import Shards
     from neuropipe.train import loop, recipe
+    from neuropipe.train.validation import Validation, Watches
 
     chosen = recipe.read(recipe_path)
     config = chosen.model_settings(str(recipe_path))
     spec, slicing = config.reads(), chosen.slicing(config.reads())
     datasets = [Shards(path) for path in shards]
     check_reads(spec, datasets, str(recipe_path))
-    source = open_source(
-        datasets,
-        run.people,
-        facts["sites"],
-        device,
-        chosen.train.residence,
-        labels=config.labels(),
-        slices=slicing,
-    )
+    place = facts["sites"], device, chosen.train.residence
+    form = {"labels": config.labels(), "slices": slicing, "mixture": chosen.train.mixture}
+    learners, held = _sides(run, datasets, chosen.train.validation, facts["same_people"], seed)
+    source = open_source(datasets, learners, *place, **form)
     settings, data = chosen.model_dump(mode="json", exclude={"finetune"}), _data_hash(source)
     identity = hash_json([STAGE_VERSIONS["pretrain"], settings, data, seed])
     folder = root / run.folder
@@ -106,6 +102,9 @@ def _train(
     if regions is not None and _lacks_networks(regions, chosen):
         regions = networks.derive(source, chosen.n_networks)
     model = export.build(chosen.family, config, regions, seed).to(device)
+    watching = {name: open_source(datasets, people, *place, **form) for name, people in held.items()}
+    watch = Validation(model, watching, spec, chosen.train, seed) if watching else None
+    prober = _prober(run, model, chosen, datasets, facts, device) if chosen.train.probe_at else None
     rows = loop.train(
         model,
         source,
@@ -116,8 +115,15 @@ def _train(
         identity=identity,
         tensorboard=folder / "tensorboard",
         what=f"{facts['recipe']} {run.folder}",
+        watch=Watches([one for one in (watch, prober) if one is not None]),
     )
-    write_parquet(folder / "metrics.parquet", pd.DataFrame(rows))
+    curve = pd.DataFrame(rows)
+    if watch is not None:
+        curve = curve.merge(pd.DataFrame(watch.rows), on="step", how="outer", sort=True)
+    write_parquet(folder / "metrics.parquet", curve)
+    (folder / "probes.parquet").unlink(missing_ok=True)
+    if prober is not None:
+        write_parquet(folder / "probes.parquet", prober.table)
     people = source.table[["dataset", "participant_id"]].drop_duplicates()
     write_parquet(folder / "people.parquet", people.reset_index(drop=True))
     about = {
@@ -128,6 +134,7 @@ def _train(
         "training": {
             "mode": facts["mode"],
             "n_people": source.n_people,
+            "n_validation": sum(one.n_people for one in watching.values()),
             "n_recordings": len(source),
             "data_hash": data,
         },
@@ -135,6 +142,36 @@ def _train(
     export.save(
         folder, family=chosen.family, config=config, model=model, regions=regions, facts=about | facts["provenance"]
     )
+
+
+def _sides(
+    run: Run, datasets: list, share: float | None, same_people: dict[str, str], seed: int
+) -> tuple[pd.DataFrame | None, dict[str, pd.DataFrame]]:
+    """Return whom a model learns from (None: everyone), and who is held out to watch the loss, by dataset."""
+    from neuropipe.data.labels import samples
+    from neuropipe.splits.people import individuals
+    from neuropipe.train.validation import held_out
+
+    if share is None:
+        return run.people, {}
+    people = samples(datasets, run.people)[["dataset", "participant_id"]].drop_duplicates(ignore_index=True)
+    held = held_out(people, individuals(people, same_people), share, seed)
+    return people[~held], dict(iter(people[held].groupby("dataset", sort=True)))
+
+
+def _prober(run: Run, model, chosen, datasets: list, facts: dict[str, Any], device):
+    """Return what probes the model during its training, on the training sides of the folds that it serves."""
+    from neuropipe.data.source import open_source
+    from neuropipe.evaluate import moments
+
+    asked = moments.ask(facts["study"], datasets, facts["splits"], run.serves)
+    ids = [one.people.table.iloc[one.train][["dataset", "participant_id"]] for one in asked]
+    if not ids:
+        return None
+    spec = model.config.reads()
+    people = pd.concat(ids).drop_duplicates().sort_values(["dataset", "participant_id"], ignore_index=True)
+    source = open_source(datasets, people, facts["sites"], device, "mapped", slices=chosen.slicing(spec))
+    return moments.Prober(model, source, spec, chosen.n_clips, asked, chosen.train.probe_at, chosen.train.n_steps)
 
 
 def _take_over(run: Run, root: Path, recipe_path: Path, shards: list[Path], facts: dict[str, Any]) -> None:
@@ -204,9 +241,12 @@ def run(
     provenance = describe("pretrain", inputs={recipe_path.name: sha256(recipe_path)}, packages=("torch", "numpy"))
     facts = {
         "recipe": recipe,
+        "study": study_config,
+        "splits": tables,
         "mode": item.people,
         "checkpoint": None if item.checkpoint is None else configuration.expand(item.checkpoint),
         "sites": {name: study_config.datasets[name].roles.site for name in item.datasets},
+        "same_people": study_config.same_people(),
         "clean": study_config.clean.model_dump(mode="json"),
         "volumes": study_config.volumes.model_dump(mode="json"),
         "map": study_config.map_of(item.datasets),

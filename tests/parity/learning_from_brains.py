@@ -117,6 +117,7 @@ def predicting(model: csm.Model, stored: Window, chosen: Tensor) -> dict[str, An
 def pairing(model: sequence_bert.Model, stored: Window, given: dict[str, Tensor]) -> dict[str, Any]:
     """Hidden entries of pairs, and which second parts follow."""
     joined = sequence_bert.join(*cut_again(stored, given["token_type_ids"]))
+    joined = sequence_bert.Joined(*(field[: len(stored.series)] for field in joined))
     masked = given["network_mask"][:, None].bool() if "network_mask" in given else masked_points(joined, given)
     sequence = model.sequence(joined, masked)
     hidden = model.encode(sequence)
@@ -132,15 +133,20 @@ def pairing(model: sequence_bert.Model, stored: Window, given: dict[str, Tensor]
 
 
 def cut_again(stored: Window, part: Tensor) -> tuple[Window, Pairs]:
-    """Return stored pairs as windows whose second part follows without a gap, and where it begins."""
+    """Return stored pairs as twice as many windows, second parts behind first parts, and who follows whom.
+
+    The two parts of a pair may have different repetition times.
+    """
+    n, n_samples = stored.attend.shape
     n_first = (stored.attend & (part == 0)).sum(1)
     n_second = (stored.attend & (part == 1)).sum(1)
-    place = torch.arange(stored.attend.shape[1])
-    # Times begin anew in the second part: put the longer of the two parts where a single window has them.
-    of_second = (n_first[:, None] + place).clamp(max=len(place) - 1)
-    times = torch.where(place < n_first[:, None], stored.time_s, stored.time_s.gather(1, of_second))
-    own = torch.arange(len(n_first))
-    return stored._replace(time_s=times), Pairs(n_first, n_first, n_second, own, torch.zeros_like(own, dtype=bool))
+    later = (n_first[:, None] + torch.arange(n_samples)).clamp(max=n_samples - 1)
+    rows = torch.arange(n)[:, None]
+    second = Window(stored.series[rows, later], stored.attend[rows, later], stored.time_s[rows, later], stored.region)
+    both = Window(*(torch.cat(fields) for fields in zip(stored, second, strict=True)))
+    partner = torch.arange(n, 2 * n).repeat(2)
+    none = torch.zeros_like(partner)
+    return both, Pairs(n_first.repeat(2), none, n_second.repeat(2), partner, none.bool())
 
 
 def masked_points(joined: sequence_bert.Joined, given: dict[str, Tensor]) -> Tensor:
@@ -216,5 +222,6 @@ def checkpoint(c: dict, weights: dict, inputs: dict) -> dict:
     if c["architecture"] not in FAMILIES:
         return data.checkpoint(c, weights, inputs)
     network = network_of(c, weights)
-    entries = [entry for entry in layout.entries(network) if entry.key in weights]
-    return {"state": {entry.key: like(network, entry) for entry in entries}}
+    own = {entry.key: like(network, entry) for entry in layout.entries(network) if entry.use != "dead"}
+    dropped = {entry.key for entry in layout.entries(network) if entry.use == "dead"}  # nothing keeps them
+    return {"state": own | {key: value for key, value in weights.items() if key in dropped}}

@@ -228,7 +228,9 @@ def state_dict(c: dict, weights: None, inputs: dict) -> dict:
     if c["architecture"] == "LinearBaseline":
         network: nn.Module = linear_baseline.Model(config_of(c), regions).classifier(n_classes, None)
         dead = embedder.unembedder(autoencoder.Config(embed_dim=c["embedding_dim"]), c["parcellation_dim"])
-        unused = {f"unembedder.model.{4 * i}.{n}": p for i, m in enumerate(dead.layers) for n, p in m.named_parameters()}
+        unused = {
+            f"unembedder.model.{4 * i}.{n}": p for i, m in enumerate(dead.layers) for n, p in m.named_parameters()
+        }
         entries = linear_layout.entries(network, unused)
         shapes = state(network, [entry for entry in entries if entry.name]) | unused
     else:

@@ -135,6 +135,6 @@ def test_a_recipe_without_slices_gets_the_defaults_and_others_may_not_have_them(
 
 
 def test_a_family_that_reads_volumes_is_refused_where_shards_hold_series(study, toy_shards):
-    recipe, facts = study / "whole.yaml", {"sites": {}}
+    recipe, facts = study / "whole.yaml", {"sites": {}, "same_people": {}}
     with pytest.raises(InputError, match="the family reads volumes, but the shards of toy hold series"):
         pretrain._train(pretrain.Run("main/0", None, []), study, recipe, 0, [toy_shards.folder], facts, "cpu")

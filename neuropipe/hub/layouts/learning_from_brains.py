@@ -125,12 +125,12 @@ def _gpt(model: nn.Module) -> Iterator[Entry]:
     yield Entry(f"{GPT}wte.weight", "", "dead", torch.empty(1, config.embed_dim, device="meta"))
     if model.decoder.positions.table is not None:
         yield Entry(f"{GPT}wpe.weight", "decoder.positions.table.weight")
-    causal = torch.empty(1, 1, config.n_positions, config.n_positions, dtype=torch.uint8, device="meta")
+    causal = torch.ones(1, 1, config.n_positions, config.n_positions, dtype=torch.uint8).tril()
     for i in range(config.depth):
         key, name = f"{GPT}h.{i}.", f"decoder.blocks.{i}."
         yield from _pair(key + "ln_1", name + "norm1")
         yield Entry(f"{key}attn.bias", "", "fact", causal, optional=True)
-        yield Entry(f"{key}attn.masked_bias", "", "fact", torch.empty((), device="meta"), optional=True)
+        yield Entry(f"{key}attn.masked_bias", "", "fact", torch.tensor(-1e4), optional=True)
         for released, own in (("attn.c_attn", "attn.qkv"), ("attn.c_proj", "attn.proj")):
             yield from _pair(key + released, name + own, Tensor.t)
         yield from _pair(key + "ln_2", name + "norm2")
@@ -141,7 +141,7 @@ def _gpt(model: nn.Module) -> Iterator[Entry]:
 
 def _bert(model: nn.Module) -> Iterator[Entry]:
     config = model.config
-    places = torch.empty(1, config.n_positions, dtype=torch.int64, device="meta")
+    places = torch.arange(config.n_positions)[None]
     yield Entry(f"{WORDS}position_ids", "", "fact", places, optional=True)
     words = torch.empty(1, config.embed_dim, device="meta")
     yield Entry(f"{WORDS}word_embeddings.weight", "", "dead", words)

@@ -1,0 +1,148 @@
+"""Watching a family's own loss on people who are not learned from, dataset by dataset, while it is pretrained.
+
+Nothing is chosen by it: the last weights are kept, whatever it says. The same clips and the same random numbers are
+used at every look, so that two looks differ by the weights alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from neuropipe.data import order
+from neuropipe.data.source import Source
+from neuropipe.errors import SplitError
+from neuropipe.models.base import Spec
+from neuropipe.train.loop import Watch
+from neuropipe.train.recipe import PretrainSettings
+
+MOST_BATCHES = 16  # of a dataset that are looked at
+FEWEST = 2  # people of a dataset on either side: many losses compare people
+
+
+def held_out(table: pd.DataFrame, individual: pd.Series, share: float, seed: int) -> np.ndarray:
+    """Return which rows are of people who are held out (bool): of every dataset that share, two at least.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With ``dataset`` and ``participant_id``, one row per person and dataset.
+    individual : Series
+        Who each row is; someone who is in several datasets is on one side in all of them.
+    share : float
+        Of the people of each dataset.
+    seed : int
+        Decides who.
+
+    Raises
+    ------
+    SplitError
+        A dataset has too few people.
+    """
+    held: set[str] = set()
+    for number, (dataset, rows) in enumerate(individual.groupby(table["dataset"], sort=True)):
+        people = np.array(sorted(set(rows)))
+        wanted = max(round(share * len(people)), FEWEST)
+        if len(people) - wanted < FEWEST:
+            raise SplitError(
+                f"validation: {share:g} of the training people: {dataset} has {len(people)}, of whom {wanted} would be "
+                f"held out; expected {FEWEST} at least on either side. Leave validation: out of the recipe."
+            )
+        drawn = np.random.default_rng([seed, 4, number]).permutation(people)
+        held |= set(drawn[: max(0, wanted - len(held & set(people)))])
+    return individual.isin(held).to_numpy()
+
+
+class Validation:
+    """A `neuropipe.train.loop.Watch` that never stops a training.
+
+    Parameters
+    ----------
+    model : Module
+        The one that is trained.
+    sources : mapping of str to Source
+        The people who are held out, by dataset.
+    spec : Spec
+        How they are cut, as for training.
+    settings : PretrainSettings
+        How many people a batch has, and how often is looked.
+    seed : int
+        Of clips and of all that the loss draws.
+    """
+
+    def __init__(
+        self, model: nn.Module, sources: Mapping[str, Source], spec: Spec, settings: PretrainSettings, seed: int
+    ) -> None:
+        self.model, self.sources, self.spec, self.settings, self.seed = model, sources, spec, settings, seed
+        self.rows: list[dict[str, float]] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Training goes on."""
+        return False
+
+    def look(self, step: int) -> None:
+        """Judge the model, where it is time: one row of means, ``validation_<part>[_<dataset>]``."""
+        if step % self.settings.validate_every and step != self.settings.n_steps:
+            return
+        was_training = self.model.training
+        self.model.eval()
+        row: dict[str, float] = {"step": step}
+        for dataset, source in self.sources.items():
+            row |= {f"validation_{part}_{dataset}": value for part, value in self.errors(source, step).items()}
+        losses = [row[f"validation_loss_{dataset}"] for dataset in self.sources]
+        self.rows.append(row | {"validation_loss": float(np.mean(losses))})
+        self.model.train(was_training)
+
+    @torch.no_grad()
+    def errors(self, source: Source, step: int) -> dict[str, float]:
+        """Return the mean of the loss and of its parts over the people of a dataset."""
+        size, progress = self.settings.batch_size, step / self.settings.n_steps
+        n_batches = min(order.steps_per_epoch(source.n_people, size), MOST_BATCHES)
+        generator, found = torch.Generator(device=source.device), defaultdict(list)
+        for number in range(n_batches):
+            generator.manual_seed(order.step_seed(self.seed, number))
+            batch = source.training_batch(self.spec, size, self.seed, number)
+            for part, value in self.model.loss(batch, generator, progress).items():
+                found[part].append(value.item())
+        return {part: float(np.mean(values)) for part, values in found.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {"rows": self.rows}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.rows = state["rows"]
+
+
+class Watches:
+    """Several watches as one; it stops where one of them does."""
+
+    def __init__(self, watches: Sequence[Watch]) -> None:
+        self.watches = watches
+
+    @property
+    def stopped(self) -> bool:
+        """Whether one of them wants no further step."""
+        return any(watch.stopped for watch in self.watches)
+
+    def look(self, step: int) -> None:
+        """Let all of them look."""
+        for watch in self.watches:
+            watch.look(step)
+
+    def state(self) -> dict[str, Any]:
+        """Return the states of all, in order."""
+        return {"watches": [watch.state() for watch in self.watches]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` returned."""
+        for watch, own in zip(self.watches, state["watches"], strict=True):
+            watch.restore(own)
