@@ -88,7 +88,7 @@ def _held(item: dict[str, Any]) -> str:
 def _idle_baselines(content: dict[str, Any]) -> list[str]:
     """Return the baselines that were asked for by name although no task has the data that they need."""
     evaluate, datasets = content.get("evaluate"), _part(content, "datasets")
-    asked = _listed(evaluate, "baselines") if isinstance(evaluate, dict) else []
+    keys = ("baselines", "combine") if isinstance(evaluate, dict) else ()
     tasks = _part(content, "tasks").values()
     contents = {
         "clip" if task.get("kind") == "decoding" else content_of(datasets[name].get("kind"), datasets[name].get("map"))
@@ -98,10 +98,11 @@ def _idle_baselines(content: dict[str, Any]) -> list[str]:
     }
     atlases = bool(content.get("atlases"))
     return [
-        f"evaluate.baselines: {name} fits no task: expected {_fitting(name)}"
+        f"evaluate.{key}: {name} fits no task: expected {_fitting(name)}"
         + (" and atlases" if name == "regions" else "")
         + f", found {' and '.join(sorted(contents))}; leave it out"
-        for name in asked
+        for key in keys
+        for name in _listed(evaluate, key)
         if contents and name in OF_CONTENT and not any(fits(name, found, atlases) for found in contents)
     ]
 

@@ -9,11 +9,14 @@ from pydantic import Field, field_validator, model_validator
 from neuropipe.config.base import Name, Section
 
 People = Literal["train_side", "external", "everyone"]
-Baseline = Literal["majority", "confounds", "fc", "mean_pattern", "voxels", "regions", "random_weights"]
+# Linear models of the data themselves.
+OfData = Literal["fc", "fc_partial", "fc_tangent", "mean_pattern", "voxels", "regions"]
+Baseline = Literal["majority", "confounds", "random_weights"] | OfData
 # What every comparison is with, by what samples are; the samples of state decoding are clips.
 REFERENCES = {"series": "fc", "volume": "voxels", "image": "voxels", "clip": "mean_pattern"}
 OF_CONTENT = {  # the others fit any
     "fc": ("series", "clip"),
+    **dict.fromkeys(("fc_partial", "fc_tangent"), ("series",)),
     "mean_pattern": ("clip",),
     "voxels": ("volume", "image"),
     "regions": ("volume",),
@@ -147,8 +150,20 @@ class Evaluate(Section):
     baselines: list[Baseline] = ["majority", "confounds", "fc", "mean_pattern", "voxels", "regions", "random_weights"]
     """What stands beside every model, where it fits what a task's samples are: ``fc`` for series and clips,
     ``mean_pattern`` (regions averaged over time) for clips, ``voxels`` for maps and slices, ``regions`` (regional
-    volumes) for maps where the study has atlases."""
+    volumes) for maps where the study has atlases. Only where they are named: ``fc_partial`` (partial correlations) and
+    ``fc_tangent`` (covariances in the training side's tangent space)."""
+    combine: list[OfData] = Field(default_factory=list)
+    """Baselines that embeddings are joined with, as systems of their own (``<recipe> + fc``): what they add to it."""
     bootstrap: Annotated[int, Field(ge=100)] = 10000
     """Draws of the bootstrap over persons."""
     permutations: Annotated[int, Field(ge=0)] = 200
     """Draws of the permutation null within site."""
+
+    @model_validator(mode="after")
+    def _combined_stand_alone(self) -> Evaluate:
+        if alone := [name for name in self.combine if name not in self.baselines]:
+            raise ValueError(
+                f"combine joins embeddings with {', '.join(alone)}, which baselines leaves out, so that nothing tells "
+                "what the embeddings add to it; name it there too"
+            )
+        return self

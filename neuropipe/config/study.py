@@ -79,8 +79,15 @@ class StudyConfig(Section):
 
     def baselines(self, task: str) -> list[str]:
         """Return the baselines that answer a task: those asked for that fit what its samples are."""
+        return self._fitting(self.evaluate.baselines, task)
+
+    def combined(self, task: str) -> list[str]:
+        """Return the baselines that embeddings are joined with on a task: those asked for that fit its samples."""
+        return self._fitting(self.evaluate.combine, task)
+
+    def _fitting(self, baselines: Iterable[str], task: str) -> list[str]:
         content = self.samples(task)
-        return [name for name in self.evaluate.baselines if fits(name, content, bool(self.atlases))]
+        return [name for name in baselines if fits(name, content, bool(self.atlases))]
 
     def same_people(self) -> dict[str, str]:
         """Return, for every dataset with `people_of`, the dataset at the end of its chain, which names the people."""

@@ -108,7 +108,7 @@ def regional_series(
 
 
 def block_features(signals: np.ndarray, timing: Timing) -> tuple[np.ndarray, np.ndarray]:
-    """Return means (n_blocks, 9) and couplings (n_blocks, 36; Fisher's z) of the networks in the clips of all blocks."""
+    """Return means (n_blocks, 9) and couplings (n_blocks, 36; Fisher's z) of the networks in all blocks' clips."""
     time = np.arange(len(signals)) * timing.t_r
     starts = [onset_s(number) + DELAY_S for number in range(N_CYCLES * len(LABELS))]
     clips = [signals[(time >= start) & (time < start + BLOCK_S)] for start in starts]

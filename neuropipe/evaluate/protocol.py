@@ -182,7 +182,8 @@ def _cost(question: Question, system: System, readout: str, measure: str, value:
 
 def _run_id(question: Question, system: System, readout: str) -> str:
     seed = "" if system.seed is None else f"_seed-{system.seed}"
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{question.target.task}_{system.name}").strip("-") + f"_{readout}{seed}"
+    name = system.name.replace(tables.BESIDE, "_beside_")
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{question.target.task}_{name}").strip("-") + f"_{readout}{seed}"
 
 
 def run_facts(question: Question, system: System, readout: str, fold: Fold) -> dict[str, Any]:

@@ -170,7 +170,8 @@ def reference_names(target_type: str) -> set[str]:
 def _references(run: Run, runs: list[Run]) -> list[Run]:
     """Return whom to compare with: the reference, a trained model's network before training, the training mean.
 
-    The reference has the same readout where there is one; the twin has the same readout and seed, and of a
+    The reference has the same readout where there is one, and embeddings that are joined with a baseline have that
+    baseline for a reference too; the twin has the same readout and seed, and of a
     network that was trained for the task it is the one that was trained for it from scratch. That a class is
     told at all is tested by permutation, so the trivial answer is a comparison of numbers only.
     """
@@ -178,8 +179,8 @@ def _references(run: Run, runs: list[Run]) -> list[Run]:
     references = reference_names(facts["target_type"])
     if facts["system"] in references:
         return []
-    reference = [other for other in runs if other.facts["system"] in references]
-    alike = [other for other in reference if other.facts["readout"] == facts["readout"]]
+    reference = _alike([other for other in runs if other.facts["system"] in references], facts["readout"])
+    partner = _alike([o for o in runs if o.facts["system"] == tables.joined_with(facts["system"])], facts["readout"])
     untrained = [facts["system"] + ending for ending in (tables.RANDOM_WEIGHTS, tables.FROM_SCRATCH)]
     wanted = {(name, facts["readout"], str(facts["seed"])) for name in untrained}
     twins = [
@@ -188,7 +189,12 @@ def _references(run: Run, runs: list[Run]) -> list[Run]:
     trained = pd.notna(facts["seed"]) and not facts["system"].endswith(tables.RANDOM_WEIGHTS)
     asked = trained and facts["target_type"] == "regression"
     means = [other for other in runs if asked and other.facts["system"] == TRIVIAL]
-    return (alike or reference)[:1] + twins[:1] + means[:1]
+    return list(dict.fromkeys(reference[:1] + partner[:1] + twins[:1] + means[:1]))
+
+
+def _alike(runs: list[Run], readout: str) -> list[Run]:
+    """Return the runs of a readout, or all where there is none."""
+    return [run for run in runs if run.facts["readout"] == readout] or runs
 
 
 def _rows(run: Run, references: list[Run]) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from neuropipe.paths import atomic
 
 RANDOM_WEIGHTS = " (random weights)"  # ends the name of a recipe's untrained twin
 FROM_SCRATCH = " (from scratch)"  # of a network that was trained for the task from random weights
+BESIDE = " + "  # between a recipe and the baseline whose features its embeddings are joined with
 PREFIX = "neuropipe."  # of notes in a file's metadata
 ARROW = {"string": pa.string(), "float64": pa.float64(), "Int64": pa.int64(), "boolean": pa.bool_()}
 
@@ -195,6 +196,17 @@ METRICS = {
     "threshold_source": "string",
     "temperature": "float64",
 }
+
+
+def combined(recipe: str, baseline: str) -> str:
+    """Return the name of embeddings that are read out together with a baseline's features."""
+    return f"{recipe}{BESIDE}{baseline}"
+
+
+def joined_with(system: str) -> str | None:
+    """Return the baseline whose features a system's embeddings are joined with; None where they stand alone."""
+    _, beside, baseline = system.removesuffix(RANDOM_WEIGHTS).partition(BESIDE)
+    return baseline if beside else None
 
 
 def frame(rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:

@@ -11,10 +11,18 @@ from neuropipe.config import REFERENCES as NAMES_OF
 NAMES = frozenset(NAMES_OF.values())  # what references are called in the tables
 RANDOM = " (random weights)"
 SCRATCH = " (from scratch)"
-BASELINES = {"regions": "Linear model of regional volumes", "confounds": "Confounds only"}
+BESIDE = " + "
+BASELINES = {
+    "fc_partial": "Partial correlations",
+    "fc_tangent": "Connectivity in tangent space",
+    "regions": "Linear model of regional volumes",
+    "confounds": "Confounds only",
+}
 # Drawing order: what the study is about first, what needs no brain data last.
-ROLES = ["model", "scratch", "random", "reference", "connectivity", "regions", "confounds", "majority"]
-SQUARE = ("reference", "connectivity", "regions", "confounds", "majority")  # drawn as squares: no network
+ROLES = ["model", "combined", "scratch", "random", "reference", "connectivity", "variant", "regions", "confounds"]
+ROLES += ["majority"]
+VARIANTS = ("fc_partial", "fc_tangent")
+SQUARE = ("reference", "connectivity", "variant", "regions", "confounds", "majority")  # drawn as squares: no network
 READOUTS = {
     "linear": "linear readout",
     "ridge": "ridge",
@@ -102,9 +110,11 @@ def role_of(name: str, content: str = "series") -> str:
         return name
     if content == "clip" and name == NAMES_OF["series"]:
         return "connectivity"
-    if name in NAMES or name.startswith(("fc-", "fc_", "fc ")):
+    if name in NAMES:
         return "reference"
-    return "model"
+    if name in VARIANTS:
+        return "variant"
+    return "combined" if BESIDE in name else "model"
 
 
 def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series") -> str:
@@ -116,13 +126,22 @@ def label_of(name: str, readout: str, seed: str, kind: str, content: str = "seri
     elif name in BASELINES:
         base = BASELINES[name]
     elif name.endswith(RANDOM):
-        base = f"{name.removesuffix(RANDOM)}, random weights"
+        base = f"{_joined(name.removesuffix(RANDOM), content)}, random weights"
     elif name.endswith(SCRATCH):
         base = f"{name.removesuffix(SCRATCH)}, from scratch"
     else:
-        base = name
+        base = _joined(name, content)
     parts = [base, READOUTS.get(readout, readout), f"seed {seed}" if seed else ""]
     return " · ".join(part for part in parts if part)
+
+
+def _joined(name: str, content: str) -> str:
+    """Return a recipe's name as it is, and what it is joined with in words."""
+    recipe, beside, baseline = name.partition(BESIDE)
+    if not beside:
+        return name
+    words = REFERENCES[content].label if baseline in NAMES else BASELINES.get(baseline, baseline)
+    return f"{recipe}{BESIDE}{words[0].lower()}{words[1:]}"
 
 
 def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]:

@@ -174,10 +174,18 @@ class Board:
         would compare with a maximum.
         """
         found = [other for other in self.entries if other.system.role == role and math.isfinite(other.value)]
-        found = [other for other in found if other.system.name.startswith(f"{entry.system.name} ")] or found
+        twins = (f"{entry.system.name}{systems.RANDOM}", f"{entry.system.name}{systems.SCRATCH}")
+        found = [other for other in found if other.system.name in twins] or found
         found = [other for other in found if other.system.readout == entry.system.readout] or found
         found = [other for other in found if other.system.seed == entry.system.seed] or found
         return next(iter(found), None)
+
+    def joined(self, entry: Entry) -> Entry | None:
+        """Return the entry of a model's embeddings joined with the reference, of the same readout and seed."""
+        names = {f"{entry.system.name}{systems.BESIDE}{name}" for name in systems.NAMES}
+        same = (entry.system.readout, entry.system.seed)
+        found = (e for e in self.of_role("combined") if e.system.name in names)
+        return next((e for e in found if (e.system.readout, e.system.seed) == same), None)
 
     def difference(self, entry: Entry, other: Entry) -> Difference:
         """Return the difference of two entries; without an interval where the study did not compare the two."""
