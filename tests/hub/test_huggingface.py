@@ -75,9 +75,9 @@ def pretrained(folder: Path, **changes) -> Path:
     return folder
 
 
-def tuned(folder: Path, kind: str) -> finetuned.Finetuned:
+def tuned(folder: Path, kind: str, hidden_dim: int | None = None) -> finetuned.Finetuned:
     """Write and read a network for a task."""
-    network = finetuned.build("neuroclr", CONFIG, REGIONS, seed=3).eval()
+    network = finetuned.build("neuroclr", CONFIG, REGIONS, hidden_dim=hidden_dim, seed=3).eval()
     people = [Batch.of_series(torch.randn(2, 32, 5)) for _ in range(6)]
     features = np.stack([read(network, [person], 0).features for person in people])
     facts = {
@@ -87,6 +87,7 @@ def tuned(folder: Path, kind: str) -> finetuned.Finetuned:
         "scaling": None if kind == "binary" else {"mean": 50.0, "sd": 10.0},
         "n_passes": 0,
         "drop_rate": None,
+        "head": {"hidden_dim": hidden_dim, "norm": None},
     }
     known = familiarity.fit(features[:4], features[4:])
     finetuned.save(
@@ -189,6 +190,9 @@ def test_other_models_have_no_place_in_the_layout(tmp_path):
     (tmp_path / "native" / "config.json").write_text(json.dumps({"family": "semantoks"}))
     with pytest.raises(CheckpointError, match="family semantoks"):
         huggingface.write(tmp_path / "native", tmp_path / "repository")
+    tuned(tmp_path / "deep", "binary", hidden_dim=4)
+    with pytest.raises(CheckpointError, match="last layers are not the released head's"):
+        huggingface.write(tmp_path / "deep", tmp_path / "repository")
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         huggingface.write(tmp_path / "nothing", tmp_path / "repository")
 
