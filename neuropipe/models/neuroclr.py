@@ -101,7 +101,7 @@ class Config(ModelConfig):
     """Published: how the tokens of a series become one vector; ``flatten`` is for the one token of the release."""
     n_queries: int = Field(4, ge=1)
     """Native: weighted means over regions in the embedding."""
-    n_components: int = Field(24, ge=2)
+    n_components: int = Field(64, ge=2)
     """Native: learned combinations of regions whose connectivity is in the embedding."""
     shrinkage: float = Field(0.1, gt=0, le=1)
     """Native: share of the identity in the components' correlation matrix before its logarithm."""
