@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from decoded_study import N_CLIPS, N_PEOPLE, STATES, config, write_models, write_study
+from safetensors.torch import load_file
 
 from neuropipe import config as configuration
 from neuropipe.errors import ConfigError, SplitError
 from neuropipe.paths import Study
-from neuropipe.stages import decode, evaluate, report, split
+from neuropipe.stages import decode, evaluate, finetune, report, split
 
 SYSTEMS = {"majority", "confounds", "fc", "mean_pattern"}
 NETWORKS = {"tiny", "tiny (random weights)"}
@@ -144,6 +146,49 @@ def test_folds_cover_everyone_once_and_nothing_planted_is_nothing_found(tmp_path
     assert abs(mean.loc["mean", "value"] - 0.25) < 0.08 and mean.loc["mean", "p_perm"] > 0.02
 
 
+RECIPE = """
+family: semantoks
+train: {n_steps: 1, batch_size: 2, lr: 0.1}
+finetune: {n_steps: 60, batch_size: 32, lr: 0.01, warmup: 0.1, evaluate_every: 10, log_every: 20, FREEZE}
+"""
+
+
+def tuned(root: Path, monkeypatch, freeze: str = "drop_rate: 0.0", **task) -> tuple[Study, Path]:
+    """Fine-tune the untrained network for the states, and evaluate it; return the study and the networks' folder."""
+    monkeypatch.chdir(root)
+    path = write_study(root / "decoded", config(**task))
+    (root / "tiny.yaml").write_text(RECIPE.replace("FREEZE", freeze))
+    study, models = Study(path.parent), write_models(path.parent, divided(path))
+    folder = study.task("state", "decoding-tiny_seed-0")
+    places = {"shards": [study.shards("toy")], "split_dir": study.split("main"), "models": models, "output": folder}
+    finetune.run(config=path, task="state", recipe="tiny", seed=0, threads=1, **places)
+    output = study.root / "metrics.parquet"
+    evaluate.run(predictions=[], decoding=[folder / "decoding.parquet"], config=path, output=output)
+    return study, study.finetuned("state", "tiny", 0) / "main" / "0"
+
+
+def test_whole_networks_learn_the_states_and_are_kept(tmp_path: Path, monkeypatch) -> None:
+    study, folder = tuned(tmp_path, monkeypatch, training_people=[3])
+    found = metrics(study)
+    assert set(found.index) == {"tiny", "tiny (from scratch)"} and (found["readout"] == "finetune").all()
+    assert (found["value"] > 0.75).all()
+    grid = pd.read_parquet(study.root / "efficiency.parquet")
+    assert set(grid["n_people"]) == {3, int(found["n_train"].iloc[0])}
+    about = json.loads((folder / "config.json").read_text())
+    assert about["labels"] == list(STATES) and about["validation_loss"] < np.log(4)
+    assert (folder / "people-3" / "model.safetensors").is_file() and not (folder / "checkpoints").exists()
+
+
+def test_all_but_the_head_is_held_still_where_the_recipe_says_so(tmp_path: Path, monkeypatch) -> None:
+    study, folder = tuned(tmp_path, monkeypatch, "freeze: encoder, from_scratch: false", training_people=[])
+    before = load_file(study.model("tiny", 0) / "main" / "0" / "model.safetensors")
+    after = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in before.items() if name.startswith("teacher.encoder.")}
+    same = [name for name, value in kept.items() if torch.equal(value, after[name.removeprefix("teacher.")])]
+    assert len(same) == len(kept) > 10
+    assert metrics(study).loc["tiny", "value"] > 0.5
+
+
 def test_the_page_shows_matrices_people_and_the_curve(study: Study) -> None:
     report.run(config=study.root / "config.yaml", study=study.root, output=study.report)
     page = study.report.read_text()
@@ -157,10 +202,8 @@ def test_the_page_shows_matrices_people_and_the_curve(study: Study) -> None:
     assert "No model was trained" not in page
 
 
-def test_another_kind_of_task_is_refused(tmp_path: Path) -> None:
+def test_decoding_needs_events() -> None:
     content = config()
-    content["tasks"]["sex"] = {"target": "site", "kind": "regression", "datasets": ["toy"], "split": "main"}
-    path = tmp_path / "config.yaml"
     content["datasets"]["toy"].pop("events")
-    with pytest.raises(ConfigError, match="decoding needs labelled clips, but datasets.toy has no section events"):
-        configuration.parse(content, str(path))
+    with pytest.raises(ConfigError, match=r"decoding needs labelled clips, but datasets\.toy has no section events"):
+        configuration.parse(content)
