@@ -187,8 +187,8 @@ def every_sample(window: Window) -> Sequence:
     """Ask for every sample whose predecessor was measured."""
     series, attend, time_s, region = window
     follows = F.pad(attend[:, 1:] & attend[:, :-1], (1, 0))
-    measured = attend[:, :, None] & region[:, None, :]
-    return Sequence(series, time_s, attend, series, follows[:, :, None] & measured, measured)
+    counted, visible = shared.measured(follows, region), shared.measured(attend, region)
+    return Sequence(series, time_s, attend, series, counted, visible)
 
 
 def one_sample(window: Window, chosen: Tensor, mask: Tensor) -> Sequence:
@@ -201,8 +201,7 @@ def one_sample(window: Window, chosen: Tensor, mask: Tensor) -> Sequence:
     here, before = position == chosen[:, None], position < chosen[:, None]
     asked = here & attend & (attend.sum(1) > 1)[:, None]
     tokens = torch.where(here[:, :, None], mask, series * before[:, :, None])
-    counted = asked[:, :, None] & region[:, None, :]
-    visible = (attend & before)[:, :, None] & region[:, None, :]
+    counted, visible = shared.measured(asked, region), shared.measured(attend & before, region)
     return Sequence(tokens, time_s, attend & (here | before), series, counted, visible)
 
 
