@@ -162,7 +162,7 @@ class Model(nn.Module):
         """
         sequence, other = self.prepare(batch, generator)
         hidden = self.encode(sequence, generator)
-        predicted = self.unembedder(hidden)
+        predicted = self.unembedder(hidden, generator)
         error = shared.mean_error(predicted, sequence.target, sequence.counted)
         pairs = self.next_loss(hidden, other, generator)
         zero = shared.mean_error(torch.zeros_like(predicted), sequence.target, sequence.counted)
