@@ -6,8 +6,8 @@
 Of learning-from-brains: windows per CPU second from memory-mapped shards until a network could begin (cut, drawn,
 masked, paired), operators per batch of 192, and the share of a training step (forward and backward) that this takes.
 Of Brain-Semantoks: see benchmarks/semantoks.py. Of NeuroCLR: series per CPU second through the released encoder.
-References are the published code's: its loader on one core (400 windows/s of CSM, 230 of BERT) and its 72,000 to 120,000
-operators. The last line is JSON.
+References are the published code's: its loader on one core (400 windows/s of CSM, 230 of BERT) and its 72,000 to
+120,000 operators. The last line is JSON.
 """
 
 from __future__ import annotations

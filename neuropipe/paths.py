@@ -121,7 +121,7 @@ class Study:
         return self.root / "finetuned" / task / recipe / f"seed-{seed}"
 
     def task(self, task: str, part: str) -> Path:
-        """Predictions of one task; `part` is ``probe``, ``baselines`` or ``finetune/<recipe>_seed-<k>``."""
+        """Predictions of a task: ``probe``, ``baselines``, ``decoding`` or ``finetune/<recipe>_seed-<k>``."""
         return self.root / "tasks" / task / part
 
     @property

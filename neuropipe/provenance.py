@@ -38,8 +38,10 @@ STAGE_VERSIONS = {
     "predict": 1,
     "probe": 1,
     "baselines": 2,
+    "decode": 1,
     "evaluate": 3,
     "openbhb": 1,
+    "semantoks-probe": 1,
     "report": 1,
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from neuropipe import config as configuration
-from neuropipe.config import StudyConfig
+from neuropipe.config import Pretrain, StudyConfig
 from neuropipe.errors import ConfigError
 from neuropipe.paths import Study
 from neuropipe.provenance import STAGE_VERSIONS, hash_json
@@ -137,6 +137,10 @@ class Graph:
         decisive = {"people": item.people, "map": self.config.map_of(item.datasets), "checkpoint": item.checkpoint}
         return [value for value in decisive.values() if value is not None]
 
+    def embed_sections(self) -> list[object]:
+        """Return what embeddings depend on beside their files: whether a readout asks for tokens."""
+        return ["tokens"] if "attentive" in self.config.evaluate.readouts else []
+
     def shard_folders(self, datasets: Sequence[str]) -> list[str]:
         """Return the folders of shards of several datasets."""
         return [str(self.study.shards(name)) for name in datasets]
@@ -152,7 +156,8 @@ class Graph:
     def judged_datasets(self, recipe: str) -> list[str]:
         """Return the datasets whose people a recipe's models must embed: those of its own kind of content."""
         judging = set(self.config.judging_splits(recipe))
-        used = {name for task in self.config.tasks.values() if task.split in judging for name in task.datasets}
+        tasks = [task for task in self.config.tasks.values() if task.split in judging and task.kind != "decoding"]
+        used = {name for task in tasks for name in task.datasets}
         contents = self.config.contents(self.config.pretrain[recipe].datasets)
         return [name for name, item in self.config.datasets.items() if name in used and item.content in contents]
 
@@ -162,12 +167,27 @@ class Graph:
         if task is None:
             return pairs
         item = self.config.tasks[task]
+        if item.kind == "decoding":  # clips are embedded by the task itself
+            series = [name for name, own in self.config.pretrain.items() if self._reads_clips(own)]
+            judged = {name for name in series if item.split in self.config.judging_splits(name)}
+            return [(recipe, seed) for recipe, seed in pairs if recipe in judged]
         embedded = {recipe: set(self.judged_datasets(recipe)) for recipe in self.config.pretrain}
         return [
             (recipe, seed)
             for recipe, seed in pairs
             if item.split in self.config.judging_splits(recipe) and set(item.datasets) <= embedded[recipe]
         ]
+
+    def _reads_clips(self, recipe: Pretrain) -> bool:
+        return self.config.contents(recipe.datasets) == {"series"}
+
+    def receipts_of_models(self, task: str) -> list[str]:
+        """Return the receipts of the models that a task judges."""
+        return [f"{self.study.model(recipe, seed)}/receipt.json" for recipe, seed in self.models(task)]
+
+    def clips(self, task: str) -> list[str]:
+        """Return the labelled clips that a decoding task asks about."""
+        return [str(self.study.clips(name)) for name in self.config.tasks[task].datasets]
 
     def embeddings(self, task: str) -> list[str]:
         """Return the receipts of the embeddings that a task reads."""
@@ -182,11 +202,23 @@ class Graph:
         return [(recipe, seed) for recipe, seed in self.models(task) if task in self.config.pretrain[recipe].finetune]
 
     def predictions(self) -> list[str]:
-        """Return the predictions of every task: probe, baselines, fine-tuned networks."""
-        return [path for task in self.config.tasks for path in self.task_predictions(task)]
+        """Return the predictions of people of every task: probe, baselines, fine-tuned networks."""
+        return [path for task in self._tasks(clips=False) for path in self.task_predictions(task)]
+
+    def decodings(self) -> list[str]:
+        """Return the predictions of clips of every decoding task."""
+        return [path for task in self._tasks(clips=True) for path in self.task_predictions(task)]
+
+    def _tasks(self, clips: bool) -> list[str]:
+        return [name for name, task in self.config.tasks.items() if (task.kind == "decoding") == clips]
 
     def task_predictions(self, task: str) -> list[str]:
-        """Return the predictions of one task: of its probe, where a model is judged, baselines, fine-tuned networks."""
+        """Return the predictions of one task: of its probe, where a model is judged, baselines, fine-tuned networks.
+
+        Of a decoding task, all but fine-tuned networks come from one job.
+        """
+        if self.config.tasks[task].kind == "decoding":
+            return [f"{self.study.task(task, 'decoding')}/decoding.parquet"]
         parts = ["probe", "baselines"] if self.models(task) else ["baselines"]
         parts += [f"finetune/{recipe}_seed-{seed}" for recipe, seed in self.finetuned(task)]
         return [f"{self.study.task(task, part)}/predictions.parquet" for part in parts]

@@ -4,6 +4,7 @@
 rule evaluate:
     input:
         predictions=graph.predictions(),
+        decoding=graph.decodings(),
         splits=graph.split_tables(graph.used_splits()),
     output:
         metrics=f"{graph.root}/metrics.parquet",
@@ -30,4 +31,4 @@ rule evaluate:
         splits=graph.split_folders(graph.used_splits()),
     shell:
         "neuropipe evaluate --config {params.config:q} --predictions {input.predictions:q}"
-        " --nulls {params.nulls:q} --splits {params.splits:q} --output {output.metrics:q} > {log:q} 2>&1"
+        " --decoding {input.decoding:q} --nulls {params.nulls:q} --splits {params.splits:q} --output {output.metrics:q} > {log:q} 2>&1"

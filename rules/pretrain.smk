@@ -48,7 +48,7 @@ rule embed:
         mem_mb=8000,
         runtime=240,
     params:
-        version=graph.params("embed"),
+        version=graph.params("embed", *graph.embed_sections()),
         config=graph.path,
         shards=lambda wc: graph.shard_folders(graph.judged_datasets(wc.recipe)),
     shell:

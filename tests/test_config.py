@@ -84,6 +84,7 @@ def test_all_mistakes_come_in_one_message(content):
         (lambda c: link(c, a="dmo"), "datasets.a.people_of: found 'dmo', did you mean 'demo'"),
         (lambda c: external_through_a_chain(c), "pretrain.far.people: external .* the people of b are judged"),
         (lambda c: c["pretrain"]["semantoks-demo"].update(splits=["other"]), "semantoks-demo.splits: found 'other'"),
+        (lambda c: c["evaluate"].update(combine=["fc_tangent"]), "combine joins embeddings with fc_tangent, which"),
         (lambda c: c.pop("atlases"), "needs at least one atlas"),
         (lambda c: c.pop("study"), "study: required"),
         (lambda c: c.update(study="../up"), "study: string should match"),
@@ -93,6 +94,16 @@ def test_all_mistakes_come_in_one_message(content):
 def test_each_mistake_is_named(content, change, expected):
     change(content)
     with pytest.raises(ConfigError, match=expected):
+        config.parse(content)
+
+
+def test_embeddings_are_joined_with_what_fits_the_task(content):
+    content["evaluate"].update(combine=["voxels", "fc"])
+    study = config.parse(content)
+    assert (study.combined("age"), study.combined("age-vbm")) == (["fc"], ["voxels"])
+    del content["datasets"]["demo-vbm"], content["pretrain"]["yaware-demo"], content["pretrain"]["multiscale-vit-demo"]
+    del content["tasks"]["age-vbm"], content["tasks"]["diagnosis-vbm"]
+    with pytest.raises(ConfigError, match=r"evaluate\.combine: voxels fits no task"):
         config.parse(content)
 
 

@@ -41,7 +41,7 @@ def disagreements(content: dict[str, Any]) -> list[str]:
     bold = [item for item in datasets.values() if item.get("kind") == "fmriprep" and item.get("map") is None]
     if bold and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
-    lines += _mixed_contents(content) + _idle_baselines(content) + _finetuned_tasks(content)
+    lines += _mixed_contents(content) + _idle_baselines(content) + _finetuned_tasks(content) + _without_clips(content)
     return lines + _impossible_on_surfaces(content)
 
 
@@ -88,16 +88,40 @@ def _held(item: dict[str, Any]) -> str:
 def _idle_baselines(content: dict[str, Any]) -> list[str]:
     """Return the baselines that were asked for by name although no task has the data that they need."""
     evaluate, datasets = content.get("evaluate"), _part(content, "datasets")
-    asked = _listed(evaluate, "baselines") if isinstance(evaluate, dict) else []
-    named = {name for task in _part(content, "tasks").values() for name in _listed(task, "datasets")}
-    contents = {content_of(item.get("kind"), item.get("map")) for key, item in datasets.items() if key in named}
+    keys = ("baselines", "combine") if isinstance(evaluate, dict) else ()
+    tasks = _part(content, "tasks").values()
+    contents = {
+        "clip" if task.get("kind") == "decoding" else content_of(datasets[name].get("kind"), datasets[name].get("map"))
+        for task in tasks
+        for name in _listed(task, "datasets")
+        if name in datasets
+    }
     atlases = bool(content.get("atlases"))
     return [
-        f"evaluate.baselines: {name} fits no task: expected datasets of {' or '.join(OF_CONTENT[name])}"
+        f"evaluate.{key}: {name} fits no task: expected {_fitting(name)}"
         + (" and atlases" if name == "regions" else "")
         + f", found {' and '.join(sorted(contents))}; leave it out"
-        for name in asked
+        for key in keys
+        for name in _listed(evaluate, key)
         if contents and name in OF_CONTENT and not any(fits(name, found, atlases) for found in contents)
+    ]
+
+
+def _fitting(baseline: str) -> str:
+    """Return in words for which tasks a baseline can answer."""
+    contents = [name for name in OF_CONTENT[baseline] if name != "clip"]
+    return f"datasets of {' or '.join(contents)}" if contents else "a task of kind decoding"
+
+
+def _without_clips(content: dict[str, Any]) -> list[str]:
+    """Return the decoding tasks that ask about datasets without labelled clips."""
+    datasets = _part(content, "datasets")
+    return [
+        f"tasks.{key}.datasets: decoding needs labelled clips, but datasets.{name} has no section events; add one, "
+        "e.g. events: {labels: hcp7}"
+        for key, task in _part(content, "tasks").items()
+        for name in _listed(task, "datasets")
+        if task.get("kind") == "decoding" and name in datasets and datasets[name].get("events") is None
     ]
 
 

@@ -9,9 +9,18 @@ from pydantic import Field, field_validator, model_validator
 from neuropipe.config.base import Name, Section
 
 People = Literal["train_side", "external", "everyone"]
-Baseline = Literal["majority", "confounds", "fc", "voxels", "regions", "random_weights"]
-REFERENCES = {"series": "fc", "volume": "voxels", "image": "voxels"}  # what every comparison is with
-OF_CONTENT = {"fc": ("series",), "voxels": ("volume", "image"), "regions": ("volume",)}  # the others fit any
+# Linear models of the data themselves.
+OfData = Literal["fc", "fc_partial", "fc_tangent", "mean_pattern", "voxels", "regions"]
+Baseline = Literal["majority", "confounds", "random_weights"] | OfData
+# What every comparison is with, by what samples are; the samples of state decoding are clips.
+REFERENCES = {"series": "fc", "volume": "voxels", "image": "voxels", "clip": "mean_pattern"}
+OF_CONTENT = {  # the others fit any
+    "fc": ("series", "clip"),
+    **dict.fromkeys(("fc_partial", "fc_tangent"), ("series",)),
+    "mean_pattern": ("clip",),
+    "voxels": ("volume", "image"),
+    "regions": ("volume",),
+}
 
 
 def reference_of(content: str) -> str:
@@ -76,9 +85,10 @@ class Task(Section):
     """A question put to every model and baseline."""
 
     target: str
-    """Column of participants.tsv."""
-    kind: Literal["binary", "multiclass", "regression"]
-    """Kind of target."""
+    """Column of participants.tsv; of ``decoding``, what the labels of clips are called: state."""
+    kind: Literal["binary", "multiclass", "regression", "decoding"]
+    """Kind of target. ``decoding``: the labels of clips (``events`` of the datasets); every clip of a test person is
+    judged once, and intervals are over persons."""
     positive: str | None = None
     """Binary: the value that counts as positive."""
     datasets: Annotated[list[Name], Field(min_length=1)]
@@ -88,6 +98,11 @@ class Task(Section):
     confounds: list[str] = Field(default_factory=list)
     """Columns of the confounds-only baseline, or measures of the scan: mean_fd, n_timepoints (series), tiv_ml (maps).
     The target itself is dropped."""
+    training_people: list[Annotated[int, Field(ge=1)]] = [1, 3, 6, 12, 24, 48]
+    """Decoding: from how many people the label-efficiency grid learns, as far as there are, and from all; ``[]``
+    leaves the grid out."""
+    training_draws: Annotated[int, Field(ge=1)] = 5
+    """Decoding: draws of people for each of these numbers."""
 
     @model_validator(mode="after")
     def _positive(self) -> Task:
@@ -129,12 +144,26 @@ class Pretrain(Section):
 class Evaluate(Section):
     """How everything is judged."""
 
-    readouts: Annotated[list[Literal["linear", "ridge", "logistic"]], Field(min_length=1)] = ["linear"]
-    """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers."""
-    baselines: list[Baseline] = ["majority", "confounds", "fc", "voxels", "regions", "random_weights"]
-    """What stands beside every model, where it fits what a task's datasets hold: ``fc`` for series, ``voxels`` for
-    maps and slices, ``regions`` (regional volumes) for maps where the study has atlases."""
+    readouts: Annotated[list[Literal["linear", "ridge", "logistic", "attentive"]], Field(min_length=1)] = ["linear"]
+    """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers. ``attentive`` pools the
+    tokens of families that have some by one learned query, beside the linear ones."""
+    baselines: list[Baseline] = ["majority", "confounds", "fc", "mean_pattern", "voxels", "regions", "random_weights"]
+    """What stands beside every model, where it fits what a task's samples are: ``fc`` for series and clips,
+    ``mean_pattern`` (regions averaged over time) for clips, ``voxels`` for maps and slices, ``regions`` (regional
+    volumes) for maps where the study has atlases. Only where they are named: ``fc_partial`` (partial correlations) and
+    ``fc_tangent`` (covariances in the training side's tangent space)."""
+    combine: list[OfData] = Field(default_factory=list)
+    """Baselines that embeddings are joined with, as systems of their own (``<recipe> + fc``): what they add to it."""
     bootstrap: Annotated[int, Field(ge=100)] = 10000
     """Draws of the bootstrap over persons."""
     permutations: Annotated[int, Field(ge=0)] = 200
     """Draws of the permutation null within site."""
+
+    @model_validator(mode="after")
+    def _combined_stand_alone(self) -> Evaluate:
+        if alone := [name for name in self.combine if name not in self.baselines]:
+            raise ValueError(
+                f"combine joins embeddings with {', '.join(alone)}, which baselines leaves out, so that nothing tells "
+                "what the embeddings add to it; name it there too"
+            )
+        return self

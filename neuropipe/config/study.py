@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -73,10 +73,21 @@ class StudyConfig(Section):
         """Return what the samples of a task's datasets are; they are all of one content."""
         return self.datasets[self.tasks[task].datasets[0]].content
 
+    def samples(self, task: str) -> Content | Literal["clip"]:
+        """Return what a task judges: labelled clips of series, or all that a person gave of some content."""
+        return "clip" if self.tasks[task].kind == "decoding" else self.content(task)
+
     def baselines(self, task: str) -> list[str]:
-        """Return the baselines that answer a task: those asked for that fit what its datasets hold."""
-        content = self.content(task)
-        return [name for name in self.evaluate.baselines if fits(name, content, bool(self.atlases))]
+        """Return the baselines that answer a task: those asked for that fit what its samples are."""
+        return self._fitting(self.evaluate.baselines, task)
+
+    def combined(self, task: str) -> list[str]:
+        """Return the baselines that embeddings are joined with on a task: those asked for that fit its samples."""
+        return self._fitting(self.evaluate.combine, task)
+
+    def _fitting(self, baselines: Iterable[str], task: str) -> list[str]:
+        content = self.samples(task)
+        return [name for name in baselines if fits(name, content, bool(self.atlases))]
 
     def same_people(self) -> dict[str, str]:
         """Return, for every dataset with `people_of`, the dataset at the end of its chain, which names the people."""
@@ -90,9 +101,17 @@ class StudyConfig(Section):
             {
                 task.split
                 for task in self.tasks.values()
-                if task.split in named and (item.people == "external" or set(task.datasets) & set(item.datasets))
+                if task.split in named and (item.people == "external" or self._learns_from(item, task))
             }
         )
+
+    def _learns_from(self, item: Pretrain, task: Task) -> bool:
+        """Return whether a recipe is trained on a task's datasets or, of clips, on other series of the same people."""
+        if task.kind != "decoding":
+            return bool(set(task.datasets) & set(item.datasets))
+        links = self.same_people()
+        own, asked = ({links.get(name, name) for name in names} for names in (item.datasets, task.datasets))
+        return bool(own & asked) and self.contents(item.datasets) == {"series"}
 
     def split_datasets(self, split: str) -> list[str]:
         """Return the datasets whose people a split divides: those of the tasks that use it, in config order."""

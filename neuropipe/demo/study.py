@@ -17,6 +17,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from neuropipe import __version__
+from neuropipe.demo import states
 from neuropipe.demo.anatomy import Scan, draw_scans
 from neuropipe.demo.atlas import SPACE, Layout, make_layout
 from neuropipe.demo.cat12 import scan_files, write_scans
@@ -31,7 +32,7 @@ from neuropipe.locks import lock
 from neuropipe.paths import write_text
 from neuropipe.provenance import read_json, write_json
 
-GENERATOR_VERSION = 6  # bumped when the same seed gives other data
+GENERATOR_VERSION = 7  # bumped when the same seed gives other data
 HEAVY_FD_MM = 0.85  # of the run that moves too much to be used
 HOLE_NETWORK = "Limbic"  # where signal is really lost, near the air of the sinuses
 ATLAS_NAME = f"tpl-{SPACE}_atlas-Demo457_dseg"
@@ -56,6 +57,8 @@ class Run:
         Without a sidecar of its own: the one at the root says it all.
     missing_region : int or None
         Label of a region in which the run has no signal.
+    blocks : tuple of str
+        Of a task run: the labels of its blocks in their order; a run without them is rest.
     """
 
     participant_id: str
@@ -65,11 +68,13 @@ class Run:
     inherits: bool
     mean_fd_mm: float
     missing_region: int | None = None
+    blocks: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
         """File name without space, desc and suffix."""
-        return f"{self.participant_id}_task-rest" + (f"_run-{self.run}" if self.run else "")
+        task = states.TASK if self.blocks else "rest"
+        return f"{self.participant_id}_task-{task}" + (f"_run-{self.run}" if self.run else "")
 
     def files(self) -> dict[str, str]:
         """Names of the run's files by what they hold."""
@@ -82,12 +87,17 @@ class Run:
         }
         if not self.inherits:
             names["sidecar"] = f"{image}-preproc_bold.json"
+        if self.blocks:
+            names["events"] = f"{self.stem}_events.tsv"
         return names
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that is drawn before any signal: people, couplings (n_people, 9, 9), runs and structural scans."""
+    """All that is drawn before any signal: people, couplings (n_people, 9, 9), runs and structural scans.
+
+    `runs` are of rest; `task_runs` are of some of the people, one each.
+    """
 
     seed: int
     sites: tuple[Site, ...]
@@ -95,6 +105,7 @@ class Plan:
     couplings: np.ndarray
     runs: list[Run]
     scans: list[Scan]
+    task_runs: list[Run]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +148,18 @@ def make_plan(seed: int, sites: tuple[Site, ...] = SITES) -> Plan:
         runs.append(replace(run, missing_region=hole) if person == with_hole else run)
         if twice:
             runs.append(replace(run, run=2, mean_fd_mm=HEAVY_FD_MM if person == with_heavy else run.mean_fd_mm))
-    return Plan(seed, sites, people, couplings, runs, draw_scans(people, sites, _rng(seed, "anatomy")))
+    scans = draw_scans(people, sites, _rng(seed, "anatomy"))
+    return Plan(seed, sites, people, couplings, runs, scans, _task_runs(seed, people, by_name))
+
+
+def _task_runs(seed: int, people: pd.DataFrame, sites: dict[str, Site]) -> list[Run]:
+    """Return a task run of each of the first people; their order is random."""
+    found = []
+    for person, row in people.head(states.N_TASK_PEOPLE).iterrows():
+        blocks = tuple(states.draw_blocks(_rng(seed, "blocks", person)))
+        run = Run(row["participant_id"], person, None, sites[row["site"]], False, row["mean_fd_mm"], blocks=blocks)
+        found.append(run)
+    return found
 
 
 def write_study(output: Path, plan: Plan, jobs: int) -> None:
@@ -151,13 +173,17 @@ def write_study(output: Path, plan: Plan, jobs: int) -> None:
         (output / "truth.json").unlink(missing_ok=True)
         _write_frame(output, plan)
         measured = _simulate_all(output, plan, jobs)
+        of_rest, of_task = measured[: len(plan.runs)], measured[len(plan.runs) :]
         scans = write_scans(_maps(output), plan.scans, lambda scan: _rng(plan.seed, "map", scan.person))
         _remove_stale(output, plan)
         truth = describe_truth(plan.people, plan.couplings, plan.sites, _rng(plan.seed, "truth"))
         anatomy = describe_anatomy(plan.people, plan.scans, plan.sites) | {"scans": scans}
-        write_json(output / "truth.json", {"generator": stamp, **truth, "runs": measured, "anatomy": anatomy})
-    n_maps = sum(scan.has_map for scan in plan.scans)
-    logger.info("Simulated %d people, %d runs and %d maps in %s.", len(plan.people), len(plan.runs), n_maps, output)
+        orders = {run.participant_id: list(run.blocks) for run in plan.task_runs}
+        planted = states.describe_states(orders, _rng(plan.seed, "states truth")) | {"runs": of_task}
+        told = {"generator": stamp, **truth, "runs": of_rest, "anatomy": anatomy, "states": planted}
+        write_json(output / "truth.json", told)
+    n_maps, n_runs = sum(scan.has_map for scan in plan.scans), len(measured)
+    logger.info("Simulated %d people, %d runs and %d maps in %s.", len(plan.people), n_runs, n_maps, output)
 
 
 def _rng(seed: int, what: str, *numbers: int) -> np.random.Generator:
@@ -198,9 +224,13 @@ def _is_complete(output: Path, plan: Plan, stamp: dict[str, int]) -> bool:
     return all(path.is_file() for path in wanted)
 
 
+def _all_runs(plan: Plan) -> list[Run]:
+    return [*plan.runs, *plan.task_runs]
+
+
 def _planned(output: Path, plan: Plan) -> set[Path]:
     """Return the files of all runs and structural scans."""
-    runs = {_func(output, run) / name for run in plan.runs for name in run.files().values()}
+    runs = {_func(output, run) / name for run in _all_runs(plan) for name in run.files().values()}
     return runs | {_maps(output) / name for scan in plan.scans for name in scan_files(scan).values()}
 
 
@@ -233,15 +263,16 @@ def _write_frame(output: Path, plan: Plan) -> None:
 
 
 def _simulate_all(output: Path, plan: Plan, jobs: int) -> list[dict[str, Any]]:
-    """Simulate all runs, in a pool of processes where `jobs` > 1; the bytes are the same either way."""
+    """Simulate all runs, those of rest first, in a pool where `jobs` > 1; the bytes are the same either way."""
     simulate = partial(_simulate_run, output, plan.seed)
-    couplings = [plan.couplings[run.person] for run in plan.runs]
+    runs = _all_runs(plan)
+    couplings = [plan.couplings[run.person] for run in runs]
     if jobs == 1:
-        return [simulate(run, coupling) for run, coupling in zip(plan.runs, couplings, strict=True)]
+        return [simulate(run, coupling) for run, coupling in zip(runs, couplings, strict=True)]
     # Not forked: this process has the lock's thread.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(plan.runs)), mp_context=context) as pool:
-        return list(pool.map(simulate, plan.runs, couplings))
+    with ProcessPoolExecutor(min(jobs, len(runs)), mp_context=context) as pool:
+        return list(pool.map(simulate, runs, couplings))
 
 
 @cache
@@ -252,11 +283,15 @@ def _layout() -> Layout:
 @threadpool_limits.wrap(limits=1)  # sums in another order would change the last bits
 def _simulate_run(output: Path, seed: int, run: Run, coupling: np.ndarray) -> dict[str, Any]:
     """Simulate and write one run; return what truth.json says of it."""
-    rng = _rng(seed, "run", run.person, run.run or 1)
+    rng = _rng(seed, "task run" if run.blocks else "run", run.person, run.run or 1)
     site, layout, folder, names = run.site, _layout(), _func(output, run), run.files()
     voxels = Voxels.of(layout, run.missing_region)
-    motion = draw_motion(site.n_volumes, run.mean_fd_mm, rng)
-    series = regional_series(coupling[None], network_ids(), n_samples=site.n_volumes, t_r=site.t_r, rng=rng)[0]
+    timing = states.Timing.of(site.t_r) if run.blocks else states.Timing(site.n_volumes, site.t_r)
+    motion = draw_motion(timing.n_volumes, run.mean_fd_mm, rng)
+    if run.blocks:
+        series = states.regional_series(coupling, network_ids(), list(run.blocks), timing, rng)
+    else:
+        series = regional_series(coupling[None], network_ids(), n_samples=site.n_volumes, t_r=site.t_r, rng=rng)[0]
     scan = simulate_scan(voxels, series, motion, site, rng)
     table, metadata = confounds_table(scan, voxels.white_matter, voxels.csf, motion, site.t_r, site.n_unsteady)
 
@@ -267,6 +302,8 @@ def _simulate_run(output: Path, seed: int, run: Run, coupling: np.ndarray) -> di
     write_json(folder / names["confounds_sidecar"], metadata)
     if "sidecar" in names:
         write_json(folder / names["sidecar"], {"RepetitionTime": site.t_r})
+    if "events" in names:
+        write_text(folder / names["events"], _tsv(states.events(list(run.blocks))))
     write_scan(folder / names["bold"], scan, voxels, site.t_r, rng)
     return {
         "run": run.stem,

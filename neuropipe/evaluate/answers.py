@@ -12,7 +12,7 @@ from neuropipe.errors import ConfigError, InputError
 from neuropipe.evaluate import tables
 from neuropipe.evaluate.protocol import Answer
 from neuropipe.evaluate.question import Question, ask
-from neuropipe.evaluate.targets import read_target
+from neuropipe.evaluate.targets import has_clips, read_target
 from neuropipe.paths import write_text
 from neuropipe.provenance import describe, hash_json, sha256, write_json
 from neuropipe.shards.read import Shards
@@ -52,17 +52,19 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
     if missing := sorted(set(settings.datasets) - {source.dataset for source in sources}):
         raise ConfigError(f"Task {task!r} asks about {', '.join(missing)}, but --shards has no such folder; add it.")
     people = of_study(study, sources)
-    target = read_target(task, settings, people)
+    clips = settings.kind == "decoding"
+    target = has_clips(task, settings, people, sources) if clips else read_target(task, settings, people)
     table = pd.read_parquet(path)
     judged = {"task": settings, "split": study.splits[settings.split], "evaluate": study.evaluate}
+    labelled = {f"shards/{s.dataset}/clips.parquet": sha256(s.folder / "clips.parquet") for s in sources if clips}
     facts = {
         **_atlas(sources[0]),
         "config_hash": hash_json({k: v.model_dump(mode="json") for k, v in judged.items()} | {"seed": study.seed}),
-        "data_hash": hash_json(sorted(people.recordings["sha256"])),
+        "data_hash": hash_json([*sorted(people.recordings["sha256"]), *labelled.values()]),
     }
-    draws = study.evaluate.permutations
+    draws = 0 if clips else study.evaluate.permutations
     question = ask(people, target, table, draws=draws, seed=study.seed, facts=facts)
-    inputs = {f"shards/{s.dataset}/manifest.parquet": sha256(s.folder / "manifest.parquet") for s in sources}
+    inputs = {f"shards/{s.dataset}/manifest.parquet": sha256(s.folder / "manifest.parquet") for s in sources} | labelled
     return Posed(question, study, sources, inputs | {f"splits/{split_dir.name}/splits.parquet": sha256(path)})
 
 
@@ -89,19 +91,19 @@ def write(stage: str, posed: Posed, answer: Answer, output: Path, unseen: dict[s
     choices = answer.choices.sort_values([*keys, "strength"], ignore_index=True)
     tables.write(output / "choices.parquet", choices, tables.CHOICES)
     tables.write(output / "costs.parquet", answer.costs.sort_values(["run_id", "measure"]), tables.COSTS)
-    _write_excluded(stage, posed.question, output / "excluded.tsv", unseen or {})
+    write_excluded(stage, posed.question, output / "excluded.tsv", unseen or {})
     task = posed.question.target.task
     settings = posed.study.tasks[task].model_dump(mode="json")
     sidecar = describe(stage, inputs=posed.inputs, settings=settings, packages=["numpy", "scipy", "pandas"], task=task)
     write_json(output / f"{stage}.json", sidecar)
 
 
-def _write_excluded(stage: str, question: Question, path: Path, unseen: dict[str, list[int]]) -> None:
+def write_excluded(stage: str, question: Question, path: Path, unseen: dict[str, list[int]]) -> None:
     """List people without a target (not asked) and people without an embedding (predicted from the mean)."""
     people = question.people.table
-    column = question.target.column
+    lacking = "a labelled clip" if question.target.kind == "decoding" else question.target.column
     rows = [
-        [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "no target", f"{column} is missing"]
+        [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "no target", f"{lacking} is missing"]
         for i in range(len(people))
         if not question.target.known[i]
     ]

@@ -39,6 +39,38 @@ def embed_people(model: nn.Module, source: Source, spec: Spec, n_clips: int | No
     return means.reset_index()
 
 
+@torch.inference_mode()
+def tokens_of_people(model: nn.Module, source: Source, spec: Spec, n_clips: int | None) -> np.ndarray:
+    """Return everyone's mean tokens, float16 (person, token, dim), in the order of `embed_people`.
+
+    Clips are averaged to recordings and these to persons, token by token, as far as a token is there; NaN where it
+    never is. Arguments as in `embed_people`; the family offers ``tokens(batch)``.
+    """
+    model.eval()
+    people = source.table.groupby(["dataset", "participant_id"], sort=True).indices
+    return np.stack(
+        [
+            _mean([_tokens(model, source.evaluation_batch(int(i), spec, n_clips)) for i in rows])
+            for rows in people.values()
+        ]
+    ).astype(np.float16)
+
+
+def _tokens(model: nn.Module, batch: Batch) -> np.ndarray:
+    """Return the mean tokens (token, dim) of the rows of `batch`."""
+    parts = [model.tokens(batch.rows(rows)) for rows in torch.arange(len(batch), device=batch.device).split(MOST_ROWS)]
+    tokens, present = (torch.cat(values) for values in zip(*parts, strict=True))
+    return _mean(list(tokens.float().masked_fill(~present[:, :, None], torch.nan).cpu().numpy()))
+
+
+def _mean(values: list[np.ndarray]) -> np.ndarray:
+    """Return the mean of arrays where they are known; NaN where none is."""
+    known = [np.isfinite(value) for value in values]
+    total = np.sum([np.where(k, v, 0) for k, v in zip(known, values, strict=True)], axis=0)
+    count = np.sum(known, axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+
+
 def _embed(model: nn.Module, batch: Batch) -> np.ndarray:
     """Return the mean embedding of the rows of `batch`."""
     rows = torch.arange(len(batch), device=batch.device).split(MOST_ROWS)

@@ -108,6 +108,31 @@ class Kernel:
         return _unit(principal_coordinates(kernel, train), train)
 
 
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Several sets of features side by side; to readouts they look like `Features`.
+
+    Each is brought to the same mean squared length on the training side, so that none drowns another by the
+    number of its features or by their unit.
+
+    Attributes
+    ----------
+    parts : tuple of Features or Kernel
+        Of the same people.
+    """
+
+    parts: tuple[Features | Kernel, ...]
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of all parts."""
+        return sum(part.n_features for part in self.parts)
+
+    def coordinates(self, train: np.ndarray) -> np.ndarray:
+        """Return the coordinates of all parts side by side (n_people, r); see `Features.coordinates`."""
+        return _unit(np.concatenate([part.coordinates(train) for part in self.parts], axis=1), train)
+
+
 def principal_coordinates(kernel: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Return coordinates (n, r) with the inner products of `kernel` as far as the training rows span them.
 
@@ -169,12 +194,15 @@ def fisher_z(series: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     """
     centred = series - series.mean(axis=0, dtype=np.float64)
     length = np.sqrt(np.einsum("tr,tr->r", centred, centred))
-    known = length > 1e-6 * np.sqrt(len(series))
-    if valid is not None:
-        known &= valid
-    unit = centred / np.where(known, length, np.nan)
+    unit = centred / np.where(known_regions(series, valid), length, np.nan)
     correlation = (unit.T @ unit)[np.triu_indices(series.shape[1], 1)]
     return np.arctanh(np.clip(correlation, -MAX_CORRELATION, MAX_CORRELATION))
+
+
+def known_regions(series: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+    """Return which regions (region,) of a recording (time, region) are there and vary."""
+    varies = series.std(axis=0, dtype=np.float64) > 1e-6
+    return varies if valid is None else varies & valid
 
 
 def connectivity(people: People, sources: list) -> Features:
@@ -195,7 +223,7 @@ def connectivity(people: People, sources: list) -> Features:
     for row, recordings in people.recordings.groupby("row", sort=True):
         total, count = np.zeros(n_pairs), np.zeros(n_pairs, dtype=np.int64)
         for source, position in zip(recordings["source"], recordings["position"], strict=True):
-            z = fisher_z(_kept(sources[source], position), sources[source].valid_regions(position))
+            z = fisher_z(kept_samples(sources[source], position), sources[source].valid_regions(position))
             present = np.isfinite(z)
             total[present] += z[present]
             count += present
@@ -203,7 +231,7 @@ def connectivity(people: People, sources: list) -> Features:
     return Features(values, scaled=False)
 
 
-def _kept(source: object, position: int) -> np.ndarray:
+def kept_samples(source: object, position: int) -> np.ndarray:
     """Return a recording without its censored samples."""
     series = source.series(position)
     censored = source.censored(position)

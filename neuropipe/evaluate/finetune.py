@@ -60,12 +60,27 @@ class Start:
         """The family's Config."""
         return self.saved.model.config
 
-    def network(self, drop_rate: float | None, seed: int) -> Network:
-        """Return the network, whose new layers are drawn with the seed; it takes over the weights of the model."""
+    def network(self, settings: FinetuneSettings, seed: int) -> Network:
+        """Return the network, whose new layers are drawn with the seed; it takes over the weights of the model.
+
+        Random weights are never frozen: they know nothing that is worth keeping.
+        """
+        shape = (settings.drop_rate, settings.hidden_dim, settings.head_norm)
         if self.origin is None:
-            return finetuned.build(self.family, self.config, self.saved.regions, drop_rate=drop_rate, seed=seed)
+            drop_rate, hidden_dim, norm = shape
+            return finetuned.build(
+                self.family,
+                self.config,
+                self.saved.regions,
+                drop_rate=drop_rate,
+                hidden_dim=hidden_dim,
+                norm=norm,
+                seed=seed,
+            )
         torch.manual_seed(seed)
-        return on_top_of(self.saved.model, 1, drop_rate)
+        network = on_top_of(self.saved.model, 1, *shape)
+        network.freeze(settings.frozen, settings.unfreeze_at)
+        return network
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +181,7 @@ class Tuner:
         (folder / "config.json").unlink(missing_ok=True)
         kind, spec = question.target.kind, start.config.reads()
         objective = Objective.of(kind, question.target.y[parts.train], settings.class_weights == "balanced")
-        network = start.network(settings.drop_rate, self.seed).to(self.device)
+        network = start.network(settings, self.seed).to(self.device)
         what = f"{question.target.task} {folder.parent.name}/{folder.name}"
         rows, watch = train(
             network,
@@ -199,6 +214,7 @@ class Tuner:
             "n_passes": settings.n_passes,
             "n_clips": settings.n_clips,
             "drop_rate": settings.drop_rate,
+            "head": {"hidden_dim": settings.hidden_dim, "norm": settings.head_norm},
         }
         training = {"pretrained_sha256": start.origin, "seed": self.seed, "split": question.split, "fold": fold.name}
         training |= {"n_train": len(parts.train), "n_validation": len(parts.validation), "prior": objective.mean}

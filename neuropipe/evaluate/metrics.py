@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 from scipy.stats import rankdata
 
 N_BINS = 15  # of the calibration error, with equal mass
 THRESHOLD = 0.5
+UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +27,9 @@ class Scored:
     Attributes
     ----------
     y : ndarray (draws or 1, n)
-        0 or 1, or numbers.
+        0 or 1, or numbers; of clips, places of labels.
     prediction : ndarray (draws or 1, n)
-        Scores (larger is more positive) or predicted numbers.
+        Scores (larger is more positive) or predicted numbers; of clips, places of labels.
     logit : ndarray (1, n) or None
         Log odds, where the scores are probabilities.
     train_mean : ndarray (1, n)
@@ -251,8 +253,50 @@ def age_bias_slope(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.nd
     return _divide(covariance, var_y) - 1
 
 
-PRIMARY = {"binary": "auroc", "regression": "mae"}
-UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)
+def confusion(y: np.ndarray, predicted: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return weighted confusion matrices (draws, n_labels, n_labels): true labels in rows, predicted in columns.
+
+    `y` and `predicted` hold places of labels, from 0.
+    """
+    n_labels = int(max(y.max(), predicted.max())) + 1
+    code = (y * n_labels + predicted).astype(np.int64)
+    if len(code) == 1:
+        n = code.shape[1]
+        cells = sparse.csr_array((np.ones(n), (code[0], np.arange(n))), shape=(n_labels**2, n))
+        return (cells @ weight.T).T.reshape(-1, n_labels, n_labels)
+    flat = (code + np.arange(len(code))[:, None] * n_labels**2).ravel()
+    weights = np.broadcast_to(weight, code.shape).ravel()
+    return np.bincount(flat, weights, len(code) * n_labels**2).reshape(-1, n_labels, n_labels)
+
+
+def accuracy(cells: np.ndarray) -> np.ndarray:
+    """Share of clips whose label is told, from confusion matrices (draws, n_labels, n_labels)."""
+    return _divide(np.trace(cells, axis1=1, axis2=2), cells.sum(axis=(1, 2)))
+
+
+def mean_recall(cells: np.ndarray) -> np.ndarray:
+    """Balanced accuracy: the mean over labels that occur of the share of their clips that is told."""
+    return _mean_known(_divide(np.diagonal(cells, axis1=1, axis2=2), cells.sum(axis=2)))
+
+
+def macro_f1(cells: np.ndarray) -> np.ndarray:
+    """Mean over labels that occur, or are predicted, of the harmonic mean of precision and recall."""
+    hits = np.diagonal(cells, axis1=1, axis2=2)
+    return _mean_known(_divide(2 * hits, cells.sum(axis=1) + cells.sum(axis=2)))
+
+
+def _mean_known(values: np.ndarray) -> np.ndarray:
+    """Mean of each row (draws, n) over its known values."""
+    known = np.isfinite(values)
+    return _divide(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
+
+
+def _of_confusion(score: Callable[[np.ndarray], np.ndarray]) -> Metric:
+    """Return the metric that a function of confusion matrices makes."""
+    return Metric(lambda s, w: score(confusion(s.y, s.prediction, w)), bounds=UNIT)
+
+
+PRIMARY = {"binary": "auroc", "regression": "mae", "decoding": "balanced_accuracy"}
 METRICS: dict[str, dict[str, Metric]] = {
     "binary": {
         "auroc": Metric(lambda s, w: auroc(s.y, s.prediction, w), stratified=True, bounds=UNIT),
@@ -276,5 +320,10 @@ METRICS: dict[str, dict[str, Metric]] = {
         "r2": Metric(lambda s, w: r2(s.y, s.prediction, w, s.train_mean), bounds=(-np.inf, 1.0)),
         "pearson_r": Metric(lambda s, w: pearson_r(s.y, s.prediction, w), bounds=SIGNED),
         "age_bias_slope": Metric(lambda s, w: age_bias_slope(s.y, s.prediction, w), better=0, null=False),
+    },
+    "decoding": {
+        "balanced_accuracy": _of_confusion(mean_recall),
+        "accuracy": _of_confusion(accuracy),
+        "macro_f1": _of_confusion(macro_f1),
     },
 }

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuropipe.evaluate import tables
+from neuropipe.evaluate import attentive, tables
 from neuropipe.evaluate.features import Features, Kernel
 from neuropipe.evaluate.linear import STRENGTHS, Logistic, Path, Ridge, nested
 from neuropipe.evaluate.question import Fold, Question, inner_folds
 
 READOUTS: dict[str, type[Path]] = {"ridge": Ridge, "logistic": Logistic}
+ATTENTIVE = "attentive"  # reads tokens, not one vector per person
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,17 @@ class Answer:
 
 
 def resolve_readouts(names: list[str], kind: str) -> list[str]:
-    """Return the readouts for a kind of target: numbers have ridge; of classes, ``linear`` means logistic."""
+    """Return the linear readouts for a kind of target: numbers have ridge; of classes, ``linear`` means logistic."""
+    names = [name for name in names if name != ATTENTIVE] or ["linear"]
     if kind == "regression":
         return ["ridge"]
     return list(dict.fromkeys("logistic" if name == "linear" else name for name in names))
 
 
-def answer(question: Question, system: System, readout: str, features: Callable[[Fold], Features | Kernel]) -> Answer:
-    """Let a linear readout of `features` answer a question, with its null.
+def answer(
+    question: Question, system: System, readout: str, features: Callable[[Fold], Features | Kernel | attentive.Tokens]
+) -> Answer:
+    """Let a readout of frozen `features` answer a question, with its null.
 
     Parameters
     ----------
@@ -80,12 +84,12 @@ def answer(question: Question, system: System, readout: str, features: Callable[
     system : System
         Whose features these are.
     readout : str
-        ``ridge`` or ``logistic``.
+        ``ridge`` or ``logistic``, or ``attentive`` for tokens.
     features : callable
         Features of a fold, one row per person of `question.people`.
     """
     started = time.perf_counter()
-    model = READOUTS[readout]
+    model = attentive.READOUT[question.target.kind] if readout == ATTENTIVE else READOUTS[readout]
     run_id = _run_id(question, system, readout)
     predictions, nulls, choices = [], [], []
     for fold in question.folds:
@@ -98,7 +102,7 @@ def answer(question: Question, system: System, readout: str, features: Callable[
             coordinates[fold.judged],
             inner_folds(question.people, fold.train, question.seed),
         )
-        predictions.append(_predictions(question, system, run_id, readout, fold, result.prediction[:, 0]))
+        predictions.append(_predictions(question, system, readout, fold, result.prediction[:, 0]))
         nulls += _nulls(question, run_id, fold, result.prediction[:, 1:])
         choices += [
             {
@@ -127,13 +131,12 @@ def answer(question: Question, system: System, readout: str, features: Callable[
 
 def constant_answer(question: Question, system: System) -> Answer:
     """Let the training side's prevalence or mean answer; it has no null, because it knows no labels of people."""
-    run_id = _run_id(question, system, "baseline")
     predictions = []
     for fold in question.folds:
         mean = question.target.y[fold.train].mean()
         constant = np.log(mean / (1 - mean)) if question.target.kind == "binary" else mean
         value = np.full(len(fold.judged), constant)
-        predictions.append(_predictions(question, system, run_id, "baseline", fold, value))
+        predictions.append(_predictions(question, system, "baseline", fold, value))
     return replace(Answer.join([]), predictions=pd.concat(predictions, ignore_index=True))
 
 
@@ -154,11 +157,8 @@ def given_answer(
     seconds : float
         Taken by training and prediction.
     """
-    run_id = _run_id(question, system, readout)
     predictions = [
-        _predictions(question, system, run_id, readout, fold, value[fold.name]).assign(
-            uncertainty=uncertainty[fold.name]
-        )
+        _predictions(question, system, readout, fold, value[fold.name]).assign(uncertainty=uncertainty[fold.name])
         for fold in question.folds
     ]
     costs = [_cost(question, system, readout, "training and prediction", seconds, "s")]
@@ -182,23 +182,18 @@ def _cost(question: Question, system: System, readout: str, measure: str, value:
 
 def _run_id(question: Question, system: System, readout: str) -> str:
     seed = "" if system.seed is None else f"_seed-{system.seed}"
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{question.target.task}_{system.name}").strip("-") + f"_{readout}{seed}"
+    name = system.name.replace(tables.BESIDE, "_beside_")
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{question.target.task}_{name}").strip("-") + f"_{readout}{seed}"
 
 
-def _predictions(
-    question: Question, system: System, run_id: str, readout: str, fold: Fold, value: np.ndarray
-) -> pd.DataFrame:
-    """Return one fold's rows; `value` is what the readout gives for `fold.judged` (classes: log odds or a score)."""
-    target, rows = question.target, fold.judged
-    binary = target.kind == "binary"
-    logit = binary and readout != "ridge"
-    people = question.people.table.iloc[rows]
-    table = people[["dataset", "participant_id", "person", "site", "sex"]].reset_index(drop=True)
-    facts = {
+def run_facts(question: Question, system: System, readout: str, fold: Fold) -> dict[str, Any]:
+    """Return what every row of one run and fold says: columns of `tables.RUN` and `tables.FOLD`."""
+    target = question.target
+    return {
         **question.facts,
         **system.facts,
         **system.fold_facts.get(fold.name, {}),
-        "run_id": run_id,
+        "run_id": _run_id(question, system, readout),
         "system": system.name,
         "task": target.task,
         "readout": readout,
@@ -212,8 +207,17 @@ def _predictions(
         "fold": fold.name,
         "n_train": len(fold.train),
         "n_val": len(fold.validation),
-        "train_mean": target.y[fold.train].mean(),
     }
+
+
+def _predictions(question: Question, system: System, readout: str, fold: Fold, value: np.ndarray) -> pd.DataFrame:
+    """Return one fold's rows; `value` is what the readout gives for `fold.judged` (classes: log odds or a score)."""
+    target, rows = question.target, fold.judged
+    binary = target.kind == "binary"
+    logit = binary and readout != "ridge"
+    people = question.people.table.iloc[rows]
+    table = people[["dataset", "participant_id", "person", "site", "sex"]].reset_index(drop=True)
+    facts = run_facts(question, system, readout, fold) | {"train_mean": target.y[fold.train].mean()}
     score = 1 / (1 + np.exp(-value)) if logit else value
     table = table.assign(
         **facts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,14 +146,15 @@ def permuted(
     return columns
 
 
-def inner_folds(people: People, train: np.ndarray, seed: int) -> np.ndarray:
+def inner_folds(people: People, train: np.ndarray, seed: int, stratify: Sequence[str] = ()) -> np.ndarray:
     """Return the inner fold (int) of each training row: persons and kin together, spread within site.
 
-    Labels play no part, so that the choice of strength treats real and permuted labels alike.
+    Labels play no part unless they are named in `stratify`, so that the choice of strength treats real and permuted
+    labels alike.
     """
     rng = np.random.default_rng([seed, len(train)])
     some = replace(people, table=people.table.iloc[train])
-    units = ordered_units(some, [], rng)
+    units = ordered_units(some, list(stratify), rng)
     n_folds = min(N_INNER_FOLDS, len(units))
     if n_folds < 2:
         raise InputError(f"Choosing a strength needs two training people at least, found {len(units)}.")

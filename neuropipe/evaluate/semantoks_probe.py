@@ -1,25 +1,32 @@
 """The linear probe of Brain-Semantoks: batch norm and a linear layer on frozen features, trained by SGD.
 
 For comparison with published numbers; the study's own probe is `neuropipe.evaluate.linear`. All
-learning rates are trained at once, as one stack of heads. What is corrected: the order of training
-samples is seeded, and a last batch of a single sample, of which no variance can be taken, is left out.
+learning rates and repetitions are trained at once, as one stack of heads. What is corrected: people without
+a target are left out, the order of training samples is seeded, and a last batch of a single sample, of which
+no variance can be taken, is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn import metrics
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuropipe.data.source import Source
+from neuropipe.models import semantoks
+from neuropipe.models.semantoks import Model
+
 LEARNING_RATES = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 MOMENTUM = 0.9
+SHARES = (0.30769, 0.07692, 0.61538)  # training, validation and test people of the published example
 STATISTICS_MOMENTUM = 0.1  # share of a batch in the running mean and variance
 EPS = 1e-5
 
@@ -48,7 +55,7 @@ class Heads(nn.Module):
         self.register_buffer("variance", torch.ones(n_heads, 1, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map features (sample, dim) to (head, sample, n_outputs).
+        """Map features (sample, dim), or those of every head (head, sample, dim), to (head, sample, n_outputs).
 
         In training mode batch statistics are used and the running ones are updated.
         """
@@ -74,14 +81,15 @@ def train_heads(
     batch_size: int,
     generator: torch.Generator,
 ) -> None:
-    """Train every head with its own learning rate on the same batches, by SGD with momentum.
+    """Train every head with its own learning rate on batches of the same places, by SGD with momentum.
 
     Parameters
     ----------
     heads : Heads
         Trained in place and left in evaluation mode.
-    features : tensor (sample, dim)
-    targets : tensor (sample,)
+    features : tensor (sample, dim) or (repetition, sample, dim)
+        Repetitions are served by equal shares of the heads, in order.
+    targets : tensor (sample,) or (repetition, sample)
         Class numbers, or values.
     lrs : sequence of float
         One learning rate per head; constant.
@@ -96,11 +104,12 @@ def train_heads(
     velocities = [torch.zeros_like(p) for p in parameters]
     heads.train()
     for _ in range(epochs):
-        order = torch.randperm(len(features), generator=generator, device=generator.device)
+        order = torch.randperm(features.shape[-2], generator=generator, device=generator.device)
         for rows in order.split(batch_size):
             if len(rows) < 2:
                 continue
-            loss = _losses(heads(features[rows]), targets[rows], task).sum()
+            outputs = heads(per_head(features[..., rows, :], len(heads.weight)))
+            loss = _losses(outputs, targets[..., rows], task).sum()
             gradients = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
                 for p, v, g in zip(parameters, velocities, gradients, strict=True):
@@ -108,11 +117,18 @@ def train_heads(
     heads.eval()
 
 
+def per_head(values: Tensor, n_heads: int, shared: int = 2) -> Tensor:
+    """Return `values` with the first axis of heads; with `shared` axes they are the same for all."""
+    if values.dim() == shared:
+        return values.expand(n_heads, *values.shape)
+    return values.repeat_interleave(n_heads // len(values), dim=0)
+
+
 def _losses(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
     """Return the mean loss of every head, (head,); `outputs` is (head, sample, n_outputs)."""
+    all_targets = per_head(targets, len(outputs), shared=1)
     if task == "regression":
-        return (outputs.squeeze(-1) - targets).abs().mean(1)
-    all_targets = targets.expand(len(outputs), -1)
+        return (outputs.squeeze(-1) - all_targets).abs().mean(1)
     return F.cross_entropy(outputs.transpose(1, 2), all_targets, reduction="none").mean(1)
 
 
@@ -172,56 +188,190 @@ def split(
 
 @dataclass(frozen=True)
 class Result:
-    """The chosen head's learning rate and validation score, and its metrics on the test people."""
+    """The chosen head of one repetition.
 
+    Attributes
+    ----------
+    feature : str
+        Type of features that it reads.
+    lr, validation : float
+        Its learning rate, and what it was chosen by: `primary` over the validation side's clips.
+    metrics : dict of str to float
+        Of the test people: ``ensembled_*`` of outputs that were averaged over clips (the published numbers),
+        ``random_crop_*`` of one clip each, ``avg_single_crop_*`` and ``std_single_crop_*`` over single clips.
+    """
+
+    feature: str
     lr: float
     validation: float
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Sides:
+    """Training, validation and test people (int arrays); of all repetitions equally many."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
 def linear_probe(
-    features: np.ndarray,
+    features: Mapping[str, np.ndarray],
     targets: np.ndarray,
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    repetitions: Sequence[Sides],
     *,
     task: Task,
     n_outputs: int,
     generator: torch.Generator,
     epochs: int = 50,
     max_batch_size: int = 512,
-) -> Result:
-    """Train heads at all published learning rates and judge the best one of the validation side.
+) -> list[Result]:
+    """Train heads for all published learning rates and repetitions, and judge each repetition's best on validation.
 
     Parameters
     ----------
-    features : float array (person, clip, dim)
-        Every clip is a sample of its own in training and validation; outputs are averaged over a
-        test person's clips.
+    features : mapping of str to float array (person, clip, dim)
+        By type. Every clip is a sample of its own in training and validation.
     targets : array (person,)
-    rows : three int arrays
-        Training, validation and test people.
+        Class numbers, or values.
+    repetitions : sequence of Sides
     task, n_outputs
         Kind of target; number of classes, or 1.
     generator : torch.Generator
+        Draws initial weights, the order of training, and the single clips.
     """
-    side = [(torch.from_numpy(features[r]).float(), torch.from_numpy(targets[r])) for r in rows]
-    (x, y), (x_val, y_val), (x_test, _) = side
+    how = {"task": task, "n_outputs": n_outputs, "epochs": epochs, "max_batch_size": max_batch_size}
+    found = {name: _probe(x, targets, repetitions, **how, generator=generator) for name, x in features.items()}
+    results = []
+    for number, sides in enumerate(repetitions):
+        tried = [
+            (value if task == "regression" else -value, name, place)
+            for name, (values, _) in found.items()
+            for place, value in enumerate(values[number])
+        ]
+        value, name, place = min(tried, key=lambda one: one[0])  # the first of equally good ones
+        outputs = found[name][1][number, place]
+        judged = judge(outputs, targets[sides.test], task, generator)
+        results.append(Result(name, LEARNING_RATES[place], abs(value), judged))
+    return results
+
+
+def _probe(
+    features: np.ndarray,
+    targets: np.ndarray,
+    repetitions: Sequence[Sides],
+    *,
+    task: Task,
+    n_outputs: int,
+    epochs: int,
+    max_batch_size: int,
+    generator: torch.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Train on one type of features.
+
+    Returns
+    -------
+    validation : ndarray (repetition, learning rate)
+        `primary` over clips.
+    outputs : ndarray (repetition, learning rate, person, clip, n_outputs)
+        Of the test people.
+    """
     n_clips, dim = features.shape[1:]
-    heads = Heads(len(LEARNING_RATES), dim, n_outputs, generator)
-    train_heads(
-        heads,
-        x.flatten(0, 1),
-        y.repeat_interleave(n_clips),
-        LEARNING_RATES,
-        task=task,
-        epochs=epochs,
-        batch_size=min(max_batch_size, max(1, len(x) * n_clips // 8)),
-        generator=generator,
-    )
+    x, y = torch.from_numpy(features).float(), torch.from_numpy(np.repeat(targets[:, None], n_clips, axis=1))
+
+    def side(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        chosen = torch.from_numpy(np.stack(rows))
+        return x[chosen].flatten(1, 2), y[chosen].flatten(1, 2)
+
+    n_heads = len(repetitions) * len(LEARNING_RATES)
+    heads = Heads(n_heads, dim, n_outputs, generator)
+    train, train_y = side([sides.train for sides in repetitions])
+    batch_size = min(max_batch_size, max(1, train.shape[1] // 8))
+    lrs = LEARNING_RATES * len(repetitions)
+    train_heads(heads, train, train_y, lrs, task=task, epochs=epochs, batch_size=batch_size, generator=generator)
+    shape = (len(repetitions), len(LEARNING_RATES))
     with torch.no_grad():
-        validated = heads(x_val.flatten(0, 1)).numpy()
-        tested = heads(x_test.flatten(0, 1)).unflatten(1, (-1, n_clips)).mean(2).numpy()
-    y_clips = y_val.repeat_interleave(n_clips).numpy()
-    scores = [primary(outputs, y_clips, task) for outputs in validated]
-    best = int(np.argmax(scores) if task == "classification" else np.argmin(scores))
-    return Result(LEARNING_RATES[best], scores[best], score(tested[best], targets[rows[2]], task))
+        held, held_y = side([sides.validation for sides in repetitions])
+        validated = heads(per_head(held, n_heads, shared=2)).unflatten(0, shape).numpy()
+        tested = heads(per_head(side([sides.test for sides in repetitions])[0], n_heads)).unflatten(0, shape)
+    scores = [[primary(o, t, task) for o in outputs] for outputs, t in zip(validated, held_y.numpy(), strict=True)]
+    return np.array(scores), tested.unflatten(2, (-1, n_clips)).numpy()
+
+
+def judge(outputs: np.ndarray, targets: np.ndarray, task: Task, generator: torch.Generator) -> dict[str, float]:
+    """Return the metrics of `Result` for outputs (person, clip, n_outputs) of the test people."""
+    n_people, n_clips, _ = outputs.shape
+    drawn = torch.randint(n_clips, (n_people,), generator=generator).numpy()
+    single = [score(outputs[:, clip], targets, task) for clip in range(n_clips)]
+    values = {name: [one[name] for one in single] for name in single[0]}
+    return {
+        **{f"ensembled_{k}": v for k, v in score(outputs.mean(1), targets, task).items()},
+        **{f"random_crop_{k}": v for k, v in score(outputs[np.arange(n_people), drawn], targets, task).items()},
+        **{f"avg_single_crop_{k}": float(np.mean(v)) for k, v in values.items()},
+        **{f"std_single_crop_{k}": float(np.std(v)) for k, v in values.items()},
+    }
+
+
+def repeated_probe(
+    features: Mapping[str, np.ndarray],
+    targets: np.ndarray,
+    *,
+    task: Task,
+    n_repetitions: int = 10,
+    shares: tuple[float, float, float] = SHARES,
+    stratify: bool = True,
+    seed: int = 0,
+) -> list[Result]:
+    """Probe with the published splits: repetition ``k`` divides people by seed ``seed + k``.
+
+    Parameters
+    ----------
+    features : mapping of str to float array (person, clip, dim)
+    targets : array (person,)
+        Class numbers 0, 1, ..., or values; people with NaN are left out.
+    shares : (train, validation, test)
+    stratify : bool
+        Keep the classes' shares on every side.
+    """
+    known = np.flatnonzero(np.isfinite(targets))
+    y = targets[known]
+    y = y.astype(np.int64) if task == "classification" else y.astype(np.float32)
+    strata = [str(value) for value in y] if stratify and task == "classification" else None
+    names = [str(i) for i in range(len(known))]
+    parts = (split(names, shares, seed + k, strata) for k in range(n_repetitions))
+    repetitions = [Sides(*(np.array(side, dtype=int) for side in sides)) for sides in parts]
+    return linear_probe(
+        {name: values[known] for name, values in features.items()},
+        y,
+        repetitions,
+        task=task,
+        n_outputs=int(y.max()) + 1 if task == "classification" else 1,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+@torch.inference_mode()
+def clip_features(model: Model, source: Source, n_clips: int = 8) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return who was read, and the teacher's features of `n_clips` evenly spaced clips of everyone.
+
+    Of a person with several recordings the first is taken; the release draws one. A short recording has fewer
+    clips, which are then repeated.
+
+    Returns
+    -------
+    people : DataFrame
+        ``dataset`` and ``participant_id``.
+    features : dict of str to float32 array (person, clip, dim)
+        By type: ``cls_avg`` and ``cls``.
+    """
+    model.eval()
+    both = model.config.model_copy(update={"feature": "cls_avg"})
+    first = source.table.drop_duplicates(["dataset", "participant_id"])
+    values = []
+    for i in first.index:
+        found = semantoks.features(model.teacher.encoder, both, source.evaluation_batch(i, both.reads(), n_clips))
+        spread = np.linspace(0, len(found) - 1, n_clips).round().astype(int)
+        values.append(found[torch.from_numpy(spread)].float().cpu().numpy())
+    people, features = first[["dataset", "participant_id"]].reset_index(drop=True), np.stack(values)
+    return people, {"cls_avg": features, "cls": features[..., both.embed_dim :]}

@@ -14,9 +14,8 @@ from neuropipe.config import REFERENCES as REFERENCE_OF
 from neuropipe.errors import InputError
 from neuropipe.evaluate import tables, uncertainty
 from neuropipe.evaluate.metrics import PRIMARY, THRESHOLD, Metric
-from neuropipe.evaluate.testsets import MEAN, POOLED, TestSet, test_sets
+from neuropipe.evaluate.testsets import MEAN, POOLED, TestSet, clip_sets, test_sets
 
-REFERENCES = frozenset(REFERENCE_OF.values())  # a task's samples are of one content, so it has one of them
 TRIVIAL = "majority"
 PERFECT = (0.0, 1.0)  # AUROCs whose bootstrap has no width
 
@@ -52,7 +51,15 @@ class Run:
         return self.folds[0].metrics
 
 
-def summarise(predictions: pd.DataFrame, nulls: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
+def summarise(
+    predictions: pd.DataFrame,
+    nulls: pd.DataFrame,
+    *,
+    draws: int,
+    seed: int,
+    decoded: pd.DataFrame | None = None,
+    permutations: int = 0,
+) -> pd.DataFrame:
     """Return the metrics of every run with intervals, nulls and comparisons.
 
     Parameters
@@ -63,6 +70,10 @@ def summarise(predictions: pd.DataFrame, nulls: pd.DataFrame, *, draws: int, see
         Bootstrap draws over persons.
     seed : int
         Of the bootstrap; all runs of a task share the draws, so that differences are paired.
+    decoded : DataFrame, optional
+        Columns of `tables.DECODING`: the clips of decoding tasks.
+    permutations : int
+        Of the labels of clips within persons.
 
     Returns
     -------
@@ -74,19 +85,28 @@ def summarise(predictions: pd.DataFrame, nulls: pd.DataFrame, *, draws: int, see
         for the mean of the training people.
     """
     tested = predictions[predictions["role"] == "test"]
-    if tested.empty:
-        raise InputError("The predictions hold no test person; probe and baselines write them.")
+    clips = tables.frame([], tables.DECODING) if decoded is None else decoded[decoded["role"] == "test"]
+    if tested.empty and clips.empty:
+        raise InputError("The predictions hold no test person; probe, baselines and decode write them.")
     by_run = dict(iter(nulls.groupby("run_id", sort=False)))
     rows: list[dict[str, Any]] = []
     for (task, _), part in tested.groupby(["task", "split"], sort=True):
         sets = {run_id: test_sets(group, by_run.get(run_id)) for run_id, group in part.groupby("run_id", sort=True)}
-        bootstraps = _bootstraps(sets, draws, [seed, zlib.crc32(task.encode())])
-        runs = [_run(run_id, own, bootstraps) for run_id, own in sets.items()]
-        for run in runs:
-            rows += _rows(run, _references(run, runs))
+        rows += _task_rows(task, sets, draws, seed)
+    for (task, _), part in clips.groupby(["task", "split"], sort=True):
+        groups = part.groupby("run_id", sort=True)
+        sets = {run_id: clip_sets(group, permutations, seed) for run_id, group in groups}
+        rows += _task_rows(task, sets, draws, seed)
     table = tables.frame(rows, tables.METRICS)
     table["p_holm"] = _holm(table)
     return table
+
+
+def _task_rows(task: str, sets: dict[str, list[TestSet]], draws: int, seed: int) -> list[dict[str, Any]]:
+    """Return the rows of all runs of a task, by the test sets of each."""
+    bootstraps = _bootstraps(sets, draws, [seed, zlib.crc32(task.encode())])
+    runs = [_run(run_id, own, bootstraps) for run_id, own in sets.items()]
+    return [row for run in runs for row in _rows(run, _references(run, runs))]
 
 
 def _bootstraps(sets: dict[str, list[TestSet]], draws: int, seed: list[int]) -> dict[tuple[str, str, str], np.ndarray]:
@@ -141,18 +161,26 @@ def _interval(
     return *uncertainty.percentile_interval(bootstrap), f"{method}{suffix}"
 
 
+def reference_names(target_type: str) -> set[str]:
+    """Return the systems that a task is compared with; its samples are of one content, so it has one of them."""
+    clips = target_type == "decoding"
+    return {name for content, name in REFERENCE_OF.items() if (content == "clip") == clips}
+
+
 def _references(run: Run, runs: list[Run]) -> list[Run]:
     """Return whom to compare with: the reference, a trained model's network before training, the training mean.
 
-    The reference has the same readout where there is one; the twin has the same readout and seed, and of a
+    The reference has the same readout where there is one, and embeddings that are joined with a baseline have that
+    baseline for a reference too; the twin has the same readout and seed, and of a
     network that was trained for the task it is the one that was trained for it from scratch. That a class is
     told at all is tested by permutation, so the trivial answer is a comparison of numbers only.
     """
     facts = run.facts
-    if facts["system"] in REFERENCES:
+    references = reference_names(facts["target_type"])
+    if facts["system"] in references:
         return []
-    reference = [other for other in runs if other.facts["system"] in REFERENCES]
-    alike = [other for other in reference if other.facts["readout"] == facts["readout"]]
+    reference = _alike([other for other in runs if other.facts["system"] in references], facts["readout"])
+    partner = _alike([o for o in runs if o.facts["system"] == tables.joined_with(facts["system"])], facts["readout"])
     untrained = [facts["system"] + ending for ending in (tables.RANDOM_WEIGHTS, tables.FROM_SCRATCH)]
     wanted = {(name, facts["readout"], str(facts["seed"])) for name in untrained}
     twins = [
@@ -161,7 +189,12 @@ def _references(run: Run, runs: list[Run]) -> list[Run]:
     trained = pd.notna(facts["seed"]) and not facts["system"].endswith(tables.RANDOM_WEIGHTS)
     asked = trained and facts["target_type"] == "regression"
     means = [other for other in runs if asked and other.facts["system"] == TRIVIAL]
-    return (alike or reference)[:1] + twins[:1] + means[:1]
+    return list(dict.fromkeys(reference[:1] + partner[:1] + twins[:1] + means[:1]))
+
+
+def _alike(runs: list[Run], readout: str) -> list[Run]:
+    """Return the runs of a readout, or all where there is none."""
+    return [run for run in runs if run.facts["readout"] == readout] or runs
 
 
 def _rows(run: Run, references: list[Run]) -> Iterator[dict[str, Any]]:

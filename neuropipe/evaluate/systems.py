@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +13,17 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.errors import InputError
-from neuropipe.evaluate import tables
+from neuropipe.evaluate import connectome, tables
 from neuropipe.evaluate.anatomy import Maps, MaskedVoxels, regional_volumes
-from neuropipe.evaluate.features import Features, Kernel, confound_design, confound_names, connectivity
+from neuropipe.evaluate.attentive import Tokens
+from neuropipe.evaluate.features import Blocks, Features, Kernel, confound_design, confound_names, connectivity
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
-from neuropipe.evaluate.protocol import Answer, System, answer, constant_answer, resolve_readouts
+from neuropipe.evaluate.protocol import ATTENTIVE, Answer, System, answer, constant_answer, resolve_readouts
 from neuropipe.evaluate.question import Fold, Question
 from neuropipe.provenance import read_json
 
 Weights = Literal["trained", "random"]
+Provider = Callable[[Fold], Features | Kernel]  # features on a fold, one row per person of its question
 
 log = logging.getLogger("neuropipe")
 
@@ -76,35 +79,87 @@ class Embeddings:
         rows = table.set_index(table["dataset"] + "/" + table["participant_id"])[columns]
         return Features(rows.reindex(question.people.ids).to_numpy(np.float64))
 
+    def has_tokens(self, question: Question, weights: Weights) -> bool:
+        """Return whether there are tokens for every fold: some families have none."""
+        return all(self._tokens(question, fold, weights).is_file() for fold in question.folds)
+
+    def tokens(self, question: Question, fold: Fold, weights: Weights) -> Tokens:
+        """Return the tokens for a fold, one row per person; NaN for people who have none."""
+        path = self._tokens(question, fold, weights)
+        table = pd.read_parquet(path.with_name(f"{weights}.parquet"), columns=["dataset", "participant_id"])
+        values = np.load(path, allow_pickle=False)
+        row = pd.Series(np.arange(len(table)), index=table["dataset"] + "/" + table["participant_id"])
+        place = row.reindex(question.people.ids).to_numpy()
+        found = np.full((len(place), *values.shape[1:]), np.nan, dtype=np.float32)
+        found[np.isfinite(place)] = values[place[np.isfinite(place)].astype(int)]
+        return Tokens(found)
+
+    def _tokens(self, question: Question, fold: Fold, weights: Weights) -> Path:
+        entry = self.checkpoint(question.split, fold.name)
+        return self.folder.parents[2] / entry["folder"] / f"{weights}-tokens.npy"
+
 
 def probe(
-    question: Question, embeddings: Embeddings, readouts: list[str], weights: Weights = "trained"
+    question: Question,
+    embeddings: Embeddings,
+    readouts: list[str],
+    weights: Weights = "trained",
+    beside: Mapping[str, Provider] | None = None,
 ) -> list[Answer]:
-    """Let linear readouts of frozen embeddings answer.
+    """Let readouts of frozen embeddings answer, alone and joined with the features of baselines.
+
+    The attentive readout answers alone, if asked and where there are tokens. Joined, both parts have the same mean
+    squared length on the training side, so that none drowns the other; what the readout then gains over the baseline
+    alone is what the embeddings add to it.
+
+    Parameters
+    ----------
+    beside : mapping of str to callable, optional
+        By name of a baseline: its features on a fold, see `data_features`.
 
     Raises
     ------
     SplitError
         Pretraining saw test people although the study did not ask for that.
     """
-    system = embedding_system(question, embeddings, weights)
 
-    def features(fold: Fold) -> Features:
+    def alone(fold: Fold) -> Features:
         return embeddings.features(question, fold, weights)
 
-    return [answer(question, system, name, features) for name in resolve_readouts(readouts, question.target.kind)]
+    def joined(features: Provider) -> Provider:
+        return lambda fold: Blocks((alone(fold), features(fold)))
+
+    asked = {None: alone} | {name: joined(features) for name, features in (beside or {}).items()}
+    found = [
+        answer(question, embedding_system(question, embeddings, weights, baseline), name, features)
+        for baseline, features in asked.items()
+        for name in resolve_readouts(readouts, question.target.kind)
+    ]
+    if ATTENTIVE in readouts and embeddings.has_tokens(question, weights):
+        system = embedding_system(question, embeddings, weights)
+        found.append(answer(question, system, ATTENTIVE, lambda fold: embeddings.tokens(question, fold, weights)))
+    return found
 
 
-def embedding_system(question: Question, embeddings: Embeddings, weights: Weights) -> System:
-    """Return who the embeddings' network is, with its checkpoint and its overlap with every fold's test people."""
+def embedding_system(
+    question: Question, embeddings: Embeddings, weights: Weights, baseline: str | None = None
+) -> System:
+    """Return who the embeddings' network is, with its checkpoint and its overlap with every fold's test people.
+
+    Parameters
+    ----------
+    baseline : str, optional
+        Whose features are read out together with the embeddings.
+    """
     receipt = embeddings.receipt
+    name = receipt["recipe"] if baseline is None else tables.combined(receipt["recipe"], baseline)
     if weights == "random":
-        return System(receipt["recipe"] + tables.RANDOM_WEIGHTS, receipt["seed"])
+        return System(name + tables.RANDOM_WEIGHTS, receipt["seed"])
 
     def checkpoint(fold: Fold) -> dict[str, Any]:
         return embeddings.checkpoint(question.split, fold.name)
 
-    return pretrained_system(question, receipt, checkpoint)
+    return replace(pretrained_system(question, receipt, checkpoint), name=name)
 
 
 def pretrained_system(
@@ -149,7 +204,7 @@ def without_embedding(question: Question, embeddings: Embeddings) -> list[int]:
     return sorted(missing)
 
 
-def _fixed(features: Features) -> Callable[[Fold], Features]:
+def _fixed(features: Features) -> Provider:
     """Return features that are the same in every fold."""
     return lambda fold: features
 
@@ -170,36 +225,60 @@ def confounds_only(question: Question, confounds: list[str], readouts: list[str]
     return [answer(question, system, name, _fixed(design)) for name in resolve_readouts(readouts, question.target.kind)]
 
 
-def functional_connectivity(question: Question, sources: list, readouts: list[str]) -> list[Answer]:
-    """Let ridge and the asked readouts of functional connectivity answer: the reference where samples are series."""
-    table = connectivity(question.people, sources)
-    names = resolve_readouts([*readouts, "ridge"], question.target.kind)
-    return [answer(question, System("fc"), name, _fixed(table)) for name in names]
+def data_features(name: str, question: Question, sources: list) -> Provider | None:
+    """Return what a linear model of the data itself reads on each fold; None where the samples have nothing of it.
 
-
-def voxels(question: Question, sources: list, readouts: list[str]) -> list[Answer]:
-    """Let ridge and the asked readouts of masked voxels answer: the reference where samples are maps or slices.
-
-    Slices of different shapes have no pixels to compare; then nobody answers.
+    Parameters
+    ----------
+    name : str
+        ``fc``, ``fc_partial``, ``fc_tangent`` of series, ``voxels`` of maps or slices, ``regions`` of maps.
+    sources : list of Shards
+        In the order that the question's people were gathered from.
     """
+    return OF_DATA[name](question, sources)
+
+
+def features_beside(names: Iterable[str], question: Question, sources: list) -> dict[str, Provider]:
+    """Return the features of several baselines by name, those that the samples have."""
+    found = {name: data_features(name, question, sources) for name in names}
+    return {name: features for name, features in found.items() if features is not None}
+
+
+def linear_model(name: str, question: Question, sources: list, readouts: list[str]) -> list[Answer]:
+    """Let ridge and the asked readouts of `data_features` answer; nobody where the samples have nothing of it."""
+    features = data_features(name, question, sources)
+    names = resolve_readouts([*readouts, "ridge"], question.target.kind)
+    return [] if features is None else [answer(question, System(name), readout, features) for readout in names]
+
+
+def _tangent(question: Question, sources: list) -> Provider:
+    """Return connectivity in the tangent space of each fold's training side, made once per fold."""
+    on = connectome.tangent_connectivity(question.people, sources)
+    return cache(lambda fold: on(fold.train))
+
+
+def _voxels(question: Question, sources: list) -> Provider | None:
+    """Return masked voxels; slices of different shapes have no pixels to compare."""
     maps = Maps(question.people, sources)
     if question.people.content == "image" and len(maps.shapes) > 1:
         log.warning("no baseline voxels for %s: scans have slices of several shapes", question.target.task)
-        return []
+        return None
     measured = MaskedVoxels.of(maps, [fold.train for fold in question.folds])
-
-    def features(fold: Fold) -> Kernel:
-        return measured.kernel(question.folds.index(fold))
-
-    names = resolve_readouts([*readouts, "ridge"], question.target.kind)
-    return [answer(question, System("voxels"), name, features) for name in names]
+    return lambda fold: measured.kernel(question.folds.index(fold))
 
 
-def regions(question: Question, sources: list, readouts: list[str]) -> list[Answer]:
-    """Let ridge and the asked readouts of regional volumes and their sum answer; nobody where there are none."""
+def _regions(question: Question, sources: list) -> Provider | None:
+    """Return regional volumes and their sum, where the sources have them."""
     if missing := [source.dataset for source in sources if source.regional.empty]:
         log.warning("no baseline regions for %s: %s has no regional volumes", question.target.task, ", ".join(missing))
-        return []
-    table = regional_volumes(question.people, sources)
-    names = resolve_readouts([*readouts, "ridge"], question.target.kind)
-    return [answer(question, System("regions"), name, _fixed(table)) for name in names]
+        return None
+    return _fixed(regional_volumes(question.people, sources))
+
+
+OF_DATA: dict[str, Callable[[Question, list], Provider | None]] = {
+    "fc": lambda question, sources: _fixed(connectivity(question.people, sources)),
+    "fc_partial": lambda question, sources: _fixed(connectome.partial_connectivity(question.people, sources)),
+    "fc_tangent": _tangent,
+    "voxels": _voxels,
+    "regions": _regions,
+}

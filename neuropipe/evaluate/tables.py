@@ -15,6 +15,7 @@ from neuropipe.paths import atomic
 
 RANDOM_WEIGHTS = " (random weights)"  # ends the name of a recipe's untrained twin
 FROM_SCRATCH = " (from scratch)"  # of a network that was trained for the task from random weights
+BESIDE = " + "  # between a recipe and the baseline whose features its embeddings are joined with
 PREFIX = "neuropipe."  # of notes in a file's metadata
 ARROW = {"string": pa.string(), "float64": pa.float64(), "Int64": pa.int64(), "boolean": pa.bool_()}
 
@@ -23,12 +24,12 @@ RUN = {
     "run_id": "string",  # <task>_<system>_<readout>[_seed-<k>]
     "system": "string",  # recipe, or name of the baseline
     "task": "string",
-    "readout": "string",  # ridge, logistic; finetune where the whole network was trained; baseline without a readout
+    "readout": "string",  # ridge, logistic, attentive; finetune: the whole network was trained; baseline: no readout
     "split": "string",
     "split_scheme": "string",
     "seed": "Int64",  # of the model; missing for baselines without one
     "target": "string",
-    "target_type": "string",  # binary or regression
+    "target_type": "string",  # binary, regression or decoding
     "positive": "string",
     "atlas_id": "string",
     "roi_order_hash": "string",
@@ -62,6 +63,36 @@ PREDICTIONS = {
     "yhat": "float64",  # regression
     "logit": "float64",
     "uncertainty": "float64",  # standard deviation over passes with dropout, in units of score or yhat
+}
+# One row per clip of a validation or test person, once per fold and run; the label names are in the file's notes.
+DECODING = {
+    **RUN,
+    **FOLD,
+    "role": "string",  # validation or test
+    "dataset": "string",
+    "participant_id": "string",
+    "person": "string",
+    "clip": "string",  # key of clips.parquet
+    "label": "string",
+    "y": "Int64",  # place of the label in the order of `probability`
+    "predicted": "string",
+    "yhat": "Int64",
+    "probability": pa.list_(pa.float32()),
+}
+# How well clips of the test people are told by decoders that learned from some of the training people.
+EFFICIENCY = {
+    "run_id": "string",
+    "system": "string",
+    "task": "string",
+    "readout": "string",
+    "seed": "Int64",
+    "repeat": "Int64",
+    "fold": "string",
+    "n_people": "Int64",
+    "draw": "Int64",  # of people; all systems draw the same
+    "n_clips": "Int64",  # learned from
+    "metric": "string",
+    "value": "float64",
 }
 # One row per person whom a fine-tuned network predicted; see `neuropipe.hub.finetuned.Decision`.
 DECISIONS = {
@@ -98,6 +129,19 @@ CHOICES = {
     "strength": "float64",
     "inner_loss": "float64",  # mean over the training side's inner test folds
     "chosen": "boolean",
+}
+# One row per moment of a pretraining, fold and task: readouts cross-validated among training people.
+PROBES = {
+    "step": "Int64",
+    "share": "float64",  # of the training that was done
+    "split": "string",
+    "fold": "string",
+    "task": "string",
+    "metric": "string",
+    "value": "float64",  # mean over the folds inside the training side
+    "sd": "float64",  # over these folds
+    "chance": "float64",  # of a constant
+    "n_people": "Int64",
 }
 COSTS = {
     "run_id": "string",
@@ -152,6 +196,17 @@ METRICS = {
     "threshold_source": "string",
     "temperature": "float64",
 }
+
+
+def combined(recipe: str, baseline: str) -> str:
+    """Return the name of embeddings that are read out together with a baseline's features."""
+    return f"{recipe}{BESIDE}{baseline}"
+
+
+def joined_with(system: str) -> str | None:
+    """Return the baseline whose features a system's embeddings are joined with; None where they stand alone."""
+    _, beside, baseline = system.removesuffix(RANDOM_WEIGHTS).partition(BESIDE)
+    return baseline if beside else None
 
 
 def frame(rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:

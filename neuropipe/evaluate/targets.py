@@ -9,6 +9,7 @@ import pandas as pd
 
 from neuropipe.config import Task
 from neuropipe.errors import ConfigError, InputError
+from neuropipe.shards.read import Shards
 from neuropipe.splits.people import People, as_text
 
 
@@ -23,11 +24,12 @@ class Target:
     column : str
         The participants column that was asked for.
     kind : str
-        ``binary`` or ``regression``.
+        ``binary``, ``regression`` or ``decoding``.
     positive : str or None
         Binary: the value that is coded 1.
     y : float ndarray (n_people,)
-        0 or 1, or the number; NaN where unknown or where the task does not ask the person's dataset.
+        0 or 1, or the number, or 0 for people with clips; NaN where unknown or where the task does not ask the
+        person's dataset.
     """
 
     task: str
@@ -70,6 +72,16 @@ def class_labels(name: str, task: Task, people: People) -> pd.Series:
             "with another column (n/a for people who are not asked)."
         )
     return labels
+
+
+def has_clips(name: str, task: Task, people: People, sources: list[Shards]) -> Target:
+    """Return the target of a decoding task: 0 for everyone with a labelled clip, NaN for everyone else.
+
+    What is to be told are the labels of clips; see `neuropipe.evaluate.trials`.
+    """
+    clips = pd.concat([source.clips[["dataset", "participant_id"]] for source in sources])
+    having = people.ids.isin(set(clips["dataset"] + "/" + clips["participant_id"])).to_numpy()
+    return Target(name, task.target, task.kind, None, np.where(having, 0.0, np.nan))
 
 
 def read_target(name: str, task: Task, people: People) -> Target:

@@ -113,6 +113,60 @@ def _test_set(name: str, rows: pd.DataFrame, draws: np.ndarray | None) -> TestSe
     )
 
 
+def clip_sets(rows: pd.DataFrame, permutations: int, seed: int) -> list[TestSet]:
+    """Return the folds of a decoding run and, of several, all of them pooled as the last; units are persons.
+
+    The null exchanges the labels of each test person's clips among them, and leaves the decoder as it is: where it
+    knows nothing, any order of a person's labels is as probable as the true one, so the test is exact.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        A run's rows of `tables.DECODING`, test people only.
+    permutations, seed : int
+        Of the null; runs on the same clips share the draws.
+
+    Raises
+    ------
+    InputError
+        A clip is predicted twice in a fold.
+    """
+    rows = rows.sort_values([*KEYS, "clip"], ignore_index=True)
+    if (twice := rows[rows.duplicated(["repeat", "fold", "clip"])]).size:
+        raise InputError(
+            f"The predictions of {rows['run_id'].iloc[0]} name the clip {twice['clip'].iloc[0]} more than once in a "
+            "fold; give each file once."
+        )
+    draws = _shuffled_clips(rows, permutations, seed)
+    folds = list(rows.groupby(["repeat", "fold"], sort=False).indices.items())
+    if len(folds) == 1:
+        return [_clip_set(MEAN, rows, draws)]
+    parts = [_clip_set(fold, rows.iloc[at], draws[:, at]) for (_, fold), at in folds]
+    return [*parts, _clip_set(POOLED, rows, draws)]
+
+
+def _shuffled_clips(rows: pd.DataFrame, permutations: int, seed: int) -> np.ndarray:
+    """Return labels (permutations, n) that are permuted among the clips of each person of each fold."""
+    y, draws = rows["y"].to_numpy(np.int64), np.empty((permutations, len(rows)), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    for at in rows.groupby(KEYS, sort=False).indices.values():
+        draws[:, at] = y[at][np.argsort(rng.random((permutations, len(at))), axis=1)]
+    return draws
+
+
+def _clip_set(name: str, rows: pd.DataFrame, draws: np.ndarray) -> TestSet:
+    y, predicted = (rows[column].to_numpy(np.int64)[None] for column in ("y", "yhat"))
+    unknown = np.full((1, len(rows)), np.nan)  # the mean of labels means nothing
+    return TestSet(
+        name=name,
+        people=tuple(rows["fold"] + "/" + rows["clip"]),
+        units=pd.factorize(rows["person"])[0],
+        scored=Scored(y, predicted, None, unknown),
+        null=Scored(draws, predicted, None, unknown) if len(draws) else None,
+        facts=_facts(rows) | {"fold": name, "n_test": rows["person"].nunique()},
+    )
+
+
 def _facts(rows: pd.DataFrame) -> dict[str, Any]:
     """Return what the metrics of these rows say besides values: of whom, by what, how many."""
     folds = rows.drop_duplicates(["repeat", "fold"])

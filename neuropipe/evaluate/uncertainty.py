@@ -30,7 +30,7 @@ def bootstrap_weights(
     first[units[::-1]] = np.arange(len(units))[::-1]
     classes = np.zeros(n_units, dtype=np.int64) if strata is None else strata[first]
     members = [np.flatnonzero(classes == value) for value in np.unique(classes)]
-    block = max(1, CHUNK // n_units)
+    block = max(1, CHUNK // len(units))
     for start in range(0, draws, block):
         size = min(block, draws - start)
         counts = np.empty((size, n_units), dtype=np.float32)

@@ -24,7 +24,7 @@ from neuropipe.data.slices import Slicing
 from neuropipe.errors import CheckpointError
 from neuropipe.hub.familiarity import Familiarity
 from neuropipe.models.base import ModelConfig, Spec
-from neuropipe.models.network import Network, Reading, on_top_of, one_view, read
+from neuropipe.models.network import Network, Norm, Reading, on_top_of, one_view, read
 from neuropipe.paths import atomic
 from neuropipe.provenance import read_json, write_json
 from neuropipe.shards.read import Grid
@@ -155,11 +155,18 @@ def _entropy(p: float) -> float:
 
 
 def build(
-    family: str, config: ModelConfig, regions: Regions | None, *, drop_rate: float | None = None, seed: int = 0
+    family: str,
+    config: ModelConfig,
+    regions: Regions | None,
+    *,
+    drop_rate: float | None = None,
+    hidden_dim: int | None = None,
+    norm: Norm | None = None,
+    seed: int = 0,
 ) -> Network:
-    """Return a freshly initialised network with one output; equal seeds give equal weights."""
+    """Return a freshly initialised network with one output (see `on_top_of`); equal seeds give equal weights."""
     torch.manual_seed(seed)
-    return on_top_of(models.load(family).Model(config, regions), 1, drop_rate)
+    return on_top_of(models.load(family).Model(config, regions), 1, drop_rate, hidden_dim, norm)
 
 
 def save(
@@ -178,7 +185,8 @@ def save(
     ----------
     facts : dict
         ``content``, ``slices``, ``volumes``, ``grid``, ``map``, ``task``, ``calibration``, ``scaling``,
-        ``n_passes``, ``drop_rate`` and ``training`` at least.
+        ``n_passes``, ``drop_rate`` and ``training`` at least, and ``head`` (``hidden_dim``, ``norm``) where it is
+        not the family's own.
     """
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     with atomic(folder / "model.safetensors") as temporary:
@@ -211,7 +219,15 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Finetuned:
     path = folder / "regions.tsv"
     regions = Regions.read(path) if about["content"] == "series" else None
     config = models.load(about["family"]).Config.model_validate(about["model"])
-    network = build(about["family"], config, regions, drop_rate=about["drop_rate"])
+    head = about.get("head", {"hidden_dim": None, "norm": None})
+    network = build(
+        about["family"],
+        config,
+        regions,
+        drop_rate=about["drop_rate"],
+        hidden_dim=head["hidden_dim"],
+        norm=head["norm"],
+    )
     try:
         network.load_state_dict(load_file(str(folder / "model.safetensors")), strict=True)
     except (RuntimeError, OSError, SafetensorError) as error:

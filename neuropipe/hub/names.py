@@ -6,6 +6,7 @@ The hub's own client resolves such names, in its cache first where there is no n
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -19,13 +20,16 @@ WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")  # in the order in wh
 def locate(name: str | Path) -> Path:
     """Return the file that a path or an ``hf:`` name means; from the hub it is fetched unless it is cached.
 
+    Of a folder or repository it is the one file of weights; a ``config.json`` beside it is fetched too.
+
     Raises
     ------
     CheckpointError
         The name is malformed, the hub's client is not installed, or the hub has no such file or cannot be reached.
     """
     if not str(name).startswith(PREFIX):
-        return Path(name)
+        path = Path(name)
+        return path / _only_weights([held.name for held in path.iterdir()], str(name)) if path.is_dir() else path
     parts = NAME.fullmatch(str(name))
     if parts is None:
         raise CheckpointError(f"Expected hf:owner/name[@revision][:file], found {str(name)!r}.")
@@ -33,9 +37,12 @@ def locate(name: str | Path) -> Path:
     repo, revision = parts["repo"], parts["revision"]
     file = parts["file"] or _only_weights(_files(client, repo, revision), str(name))
     try:
-        return Path(client.hf_hub_download(repo, file, revision=revision))
+        found = Path(client.hf_hub_download(repo, file, revision=revision))
     except Exception as error:  # of the client: its own, its transport's, the system's
         raise _unreachable(str(name), error) from error
+    with suppress(Exception):  # as above; most releases have none
+        client.hf_hub_download(repo, str(Path(file).with_name("config.json")), revision=revision)
+    return found
 
 
 def _client(name: str) -> ModuleType:
@@ -62,9 +69,14 @@ def _files(client: ModuleType, repo: str, revision: str | None) -> list[str]:
 
 
 def _only_weights(files: list[str], name: str) -> str:
-    """Return the one file of weights, of the preferred type where there are several types."""
+    """Return the one file of weights, of the preferred type where there are several types.
+
+    A file beside the README is the repository's own; those in subfolders are then others.
+    """
     for suffix in WEIGHTS:
         found = sorted(file for file in files if file.endswith(suffix))
+        at_top = [file for file in found if "/" not in file]
+        found = at_top if len(at_top) == 1 else found
         if len(found) == 1:
             return found[0]
         if found:

@@ -4,6 +4,7 @@ A family with a release has a file ``neuropipe/hub/layouts/<family>.py`` with
 
     SECTION                                            key under which a checkpoint file keeps its weights
     read(weights, regions, config) -> Model            the model, every tensor accounted for
+    config_beside(path) -> Config                      optional: the settings in a file beside a checkpoint
 
 and describes its keys as `Entry` objects, which `fill` copies strictly.
 """
@@ -94,12 +95,12 @@ def published(
         Name of the family, e.g. ``"semantoks"``.
     path : path, str or mapping
         A ``.safetensors`` file, a file written by ``torch.save`` (only tensors and plain containers
-        are unpickled), an ``hf:owner/name[@revision][:file]``, or the state dict itself.
+        are unpickled), a folder with one of them, an ``hf:owner/name[@revision][:file]``, or the state dict itself.
     regions : Regions, optional
         The regions of the data the model will see; default the released ones. An order that the
         weights were not made for is refused.
     config : ModelConfig, optional
-        Default the family's ``Config.published()``.
+        Default what a ``config.json`` of the release beside the file says, else the family's ``Config.published()``.
 
     Raises
     ------
@@ -107,6 +108,10 @@ def published(
         The file cannot be read, has an unknown key, lacks a key, or a tensor does not fit.
     """
     layout = _layout(family)
+    if not isinstance(path, Mapping):
+        path = names.locate(path)
+        if config is None and hasattr(layout, "config_beside"):
+            config = layout.config_beside(path)
     return layout.read(read_weights(path, layout.SECTION), regions, config).eval()
 
 
@@ -218,7 +223,9 @@ def fill(module: nn.Module, entries: Iterable[Entry], weights: Mapping[str, Tens
     module.load_state_dict(ours, strict=True)
     own = module.state_dict()
     for entry in there:
-        if entry.use == "copy" and not torch.equal(weights[entry.key].to(own[entry.name]), entry.place(own[entry.name])):
+        if entry.use == "copy" and not torch.equal(
+            weights[entry.key].to(own[entry.name]), entry.place(own[entry.name])
+        ):
             raise CheckpointError(f"{entry.key} should equal the weights it is shared with, but differs.")
     dead = [entry for entry in there if entry.use == "dead"]
     if dead:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from neuropipe.errors import ConfigError
 
-SHARED = {"__init__", "base", "embedder", "layers", "network"}
+SHARED = {"__init__", "base", "embedder", "layers", "network", "resnet1d"}
 
 
 def names() -> list[str]:

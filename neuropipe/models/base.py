@@ -78,7 +78,12 @@ class ModelConfig(BaseModel, ABC):
 
 @runtime_checkable
 class Family(Protocol):
-    """What the loop and the evaluation call; ``models/<name>.py`` has a ``Config`` and such a ``Model``."""
+    """What the loop and the evaluation call; ``models/<name>.py`` has a ``Config`` and such a ``Model``.
+
+    A family may offer more: ``parts()``, the parameters that `embed` reads by name, for freezing; ``classifier``, a
+    network for tasks of its own; ``tokens(batch)``, frozen tokens (batch, n_tokens, dim) for the attentive readout
+    with a bool tensor (batch, n_tokens) that is False where a token has no data, of equal numbers for every batch.
+    """
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
         """Return ``"loss"`` and its named parts; `progress` runs from 0 to 1 over training."""

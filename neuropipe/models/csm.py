@@ -145,7 +145,7 @@ class Model(nn.Module):
         hidden = self.encode(sequence, generator)
         if self.config.objective == "dense":
             hidden = F.pad(hidden[:, :-1], (0, 0, 1, 0))  # a sample is read from the place before it
-        return Reconstruction(self.unembedder(hidden), sequence.target, sequence.counted, sequence.visible)
+        return Reconstruction(self.unembedder(hidden, generator), sequence.target, sequence.counted, sequence.visible)
 
     def features(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return what the model knows of each clip, (batch, embed_dim); nothing is dropped without a generator."""
@@ -170,7 +170,7 @@ class Model(nn.Module):
         return self.features(batch)
 
     def classifier(self, n_outputs: int, drop_rate: float | None = None) -> DecodingNetwork:
-        """Return this model with one linear layer on its features (none of the layer's own dropout in the release)."""
+        """Return this model with one linear layer on its features."""
         return DecodingNetwork(self, n_outputs, drop_rate, norm=self.pooler is None)
 
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:

@@ -266,7 +266,7 @@ def with_cls(window: Window, cls: Tensor, first: bool) -> Sequence:
 
     `cls` is (1, 1, region). Nothing is to be reconstructed.
     """
-    series, attend, time_s, region = window
+    series, attend, time_s, _ = window
     if first:
         tokens = torch.cat([cls.expand(len(series), -1, -1), series], dim=1)
         time_s, attend = F.pad(time_s, (1, 0), value=NO_TIME), F.pad(attend, (1, 0), value=True)

@@ -57,9 +57,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, x: Tensor, attend: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, attend: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Map (batch, token, dim) to the same shape.
 
         `attend` is False at tokens to ignore (batch, token), or where one ignores another (batch, query, key).

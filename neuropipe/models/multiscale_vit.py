@@ -410,6 +410,11 @@ class Head(nn.Module):
         self.register_buffer("temperature", torch.tensor(config.temperature))
         self.register_buffer("bias", torch.zeros(n_classes))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights."""
+        return next(self.fc.parameters()).dtype
+
     def evidence(self, encoded: Encoded) -> Evidence:
         """Return all that is the same in every stochastic pass."""
         cls, patches = encoded.tokens[:, 0], encoded.tokens[:, 1:]
@@ -453,7 +458,7 @@ class Head(nn.Module):
         drawn: dict[str, list[Tensor]] = {site: [] for site in widths}
         for _ in range(n_passes):
             for site, width in widths.items():
-                mask = torch.empty(n_rows, width, device=generator.device, dtype=self.norm.weight.dtype)
+                mask = torch.empty(n_rows, width, device=generator.device, dtype=self.dtype)
                 drawn[site].append(mask.bernoulli_(keep, generator=generator) / keep)
         return {site: torch.stack(masks) for site, masks in drawn.items()}
 
@@ -552,12 +557,17 @@ class SliceNetwork(Network):
         super().__init__()
         self.classifier = Classifier(config, n_outputs)
 
+    @property
+    def deciding(self) -> nn.Module:
+        """Norm and linear layer are the covariance head's."""
+        return self.classifier.head
+
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Evidence:
         """Return the head's evidence of every slice."""
         images = standardize(batch.image, self.classifier.config)
         tokens, scales = self.classifier.encoder(images, generator=generator)
         with torch.autocast(images.device.type, enabled=False):  # the square root of a matrix needs float32
-            dtype = self.classifier.head.fc.weight.dtype
+            dtype = self.classifier.head.dtype
             encoded = Encoded(tokens.to(dtype), None if scales is None else scales.to(dtype))
             return self.classifier.head.evidence(encoded)
 
@@ -681,6 +691,18 @@ class Model(nn.Module):
     def embed(self, batch: Batch) -> Tensor:
         """Return the mean patch tokens of all scales, (batch, embed_dim)."""
         return embed(self.encoder, batch)
+
+    def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the patches' tokens (batch, patch, embed_dim), row by row of the grid; all have data."""
+        tokens = self.encoder(standardize(batch.image, self.config)).tokens[:, 1:]
+        return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: ``embedder`` (patches, class token, positions) and ``transformer``."""
+        found: dict[str, list[nn.Parameter]] = {"embedder": [], "transformer": []}
+        for name, parameter in self.encoder.named_parameters():
+            found["transformer" if name.startswith(("blocks.", "norm.")) else "embedder"].append(parameter)
+        return found
 
     def classifier(self, n_outputs: int, drop_rate: float | None = None) -> SliceNetwork:
         """Return this encoder with the covariance head; `drop_rate` stands for ``head_drop_rate``."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +30,17 @@ from neuropipe.models.base import ClipSpec, ModelConfig
 from neuropipe.models.layers import Block, ProjectionHead, SameConv, StructuredConv, dropout, sincos_table
 from neuropipe.models.network import LinearNetwork
 from neuropipe.signals.regions import Regions
+
+CANONICAL = (
+    "Vis",
+    "SomMot",
+    "DorsAttn",
+    "SalVentAttn",
+    "Limbic",
+    "Cont",
+    "Default",
+)  # Yeo 2011, as Schaefer writes them
+CANONICAL_OF = {"TempPar": "Default"}  # of the 17 networks the one whose name does not begin like one of the 7
 
 FIRST_LAYER = ("encoder.cls_token", "encoder.mask_token", "encoder.network_embed")
 TOKENIZERS = ("encoder.tokenizers.", "encoder.region_projection.")
@@ -71,6 +83,8 @@ class Config(ModelConfig):
     """What a token stands for: a network of the region table, one region, or all regions together."""
     augmentation: augment.Levels = augment.Levels()
     """Strength of the augmentations of a training clip; student and teacher see the same."""
+    finetune_augmentation: augment.Levels = augment.Levels(spatial=0)
+    """The same while the encoder is trained for a task."""
     keep_partial_patch: bool = True
     """Fill up the last patch with padding; the release drops trailing samples."""
     missing: Literal["excluded", "mask_token"] = "excluded"
@@ -123,6 +137,8 @@ class Config(ModelConfig):
     mask_count: Literal["rounded", "published"] = "rounded"
     """``rounded``: the drawn share to the nearest count. ``published``: the largest number of networks never
     occurs and a block is one patch short, which hides 0.63 of the tokens instead of 0.75."""
+    canonical_masks: bool = False
+    """Hide finer networks (Yeo's 17, or single regions) together, as the 7 that they divide."""
 
     # Heads and losses
     head_hidden_dim: int = Field(1024, ge=1)
@@ -218,6 +234,35 @@ def networks_of(regions: Regions, config: Config) -> np.ndarray:
             )
         maps.append(np.unique(named, return_inverse=True)[1])  # names keep the order of their first region
     return join_maps(maps)
+
+
+def mask_groups(regions: Regions, network_ids: np.ndarray, config: Config) -> np.ndarray:
+    """Return the group of networks that each network is hidden with, int64 (n_networks,), 0 to n_groups - 1.
+
+    With `Config.canonical_masks` the groups of an atlas are Yeo's seven networks, told by the names of its networks;
+    a network with other names is a group of its own. One that lies across several groups follows the one that holds
+    most of its regions, or, as released, the last.
+    """
+    n_networks = int(network_ids.max()) + 1
+    if not config.canonical_masks:
+        return np.arange(n_networks)
+    names = [
+        f"{atlas}/{found}" if (found := canonical(network)) else f"#{own}"
+        for atlas, network, own in zip(regions.table["atlas"], regions.table["network"], network_ids, strict=True)
+    ]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    of_region = np.array([number[name] for name in names])
+    last = config.mask_count == "published"
+    members = [of_region[network_ids == network] for network in range(n_networks)]
+    chosen = [int(ids.max()) if last else int(np.bincount(ids).argmax()) for ids in members]
+    return np.unique(chosen, return_inverse=True)[1]
+
+
+def canonical(network: str) -> str | None:
+    """Return which of Yeo's 7 networks one of the 17 (or of the 7) belongs to; None for any other name."""
+    if network in CANONICAL_OF:
+        return CANONICAL_OF[network]
+    return next((name for name in CANONICAL if network.startswith(name)), None)
 
 
 # ------------------------------------------------------------------ tokenizer
@@ -615,8 +660,11 @@ class Model(nn.Module):
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
         self.embed_dim = config.embed_dim * (1 if config.feature == "cls" else 2)
         encoder = self.student.encoder
+        groups = torch.from_numpy(mask_groups(regions, ids, config))
+        self.register_buffer("mask_groups", groups, persistent=False)  # what is hidden together, (network,)
+        self.n_mask_groups = int(groups.max()) + 1
         if self._masks():
-            check_masks(config, encoder.n_networks, encoder.n_patches(config.n_samples))
+            check_masks(config, self.n_mask_groups, encoder.n_patches(config.n_samples))
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
         """Return the training loss and its parts, detached except ``"loss"``.
@@ -637,8 +685,9 @@ class Model(nn.Module):
         if not self._masks():
             return series, None, present
         coin = torch.rand((), generator=generator, device=generator.device)  # one for the whole batch
-        hidden = draw_masks(self.config, *present.shape, generator) & (coin < self.config.mask_probability)
-        return series, hidden, present
+        size = (len(present), self.n_mask_groups, present.shape[2])
+        hidden = draw_masks(self.config, *size, generator) & (coin < self.config.mask_probability)
+        return series, hidden[:, self.mask_groups], present
 
     def project(
         self, series: Tensor, hidden: Tensor | None, present: Tensor | None, generator: torch.Generator | None
@@ -683,9 +732,22 @@ class Model(nn.Module):
         """Return the teacher's features, (batch, embed_dim)."""
         return self.features(self.teacher.encoder, batch)
 
+    def tokens(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the teacher's tokens (batch, network * patch, embed_dim), network by network, and which have data."""
+        encoder = self.teacher.encoder
+        present = encoder.present(batch.valid_time, batch.valid_region)
+        return encoder(clean(batch.series, batch), present=present)[:, 1:], present.flatten(1)
+
     def features(self, encoder: Encoder, batch: Batch) -> Tensor:
         """Return the features of `encoder` (`self.teacher.encoder` or `self.student.encoder`)."""
         return features(encoder, self.config, batch)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: ``embedder`` (tokenizers, class token, positions) and ``transformer``."""
+        found: dict[str, list[nn.Parameter]] = {"embedder": [], "transformer": []}
+        for name, parameter in self.teacher.encoder.named_parameters():
+            found["transformer" if name.startswith(("blocks.", "norm.")) else "embedder"].append(parameter)
+        return found
 
     def classifier(self, n_outputs: int, drop_rate: float | None = None) -> SeriesNetwork:
         """Return the teacher's encoder, which is what `embed` reads, with one linear layer on its features."""
@@ -745,6 +807,14 @@ class Model(nn.Module):
         return self.config.mask_token and self.config.mask_probability > 0
 
 
+@torch.compiler.disable  # drawing from a generator cannot be compiled
+def augmented(batch: Batch, levels: augment.Levels, generator: torch.Generator) -> Batch:
+    """Return `batch` with augmented series; what was not measured stays marked."""
+    return replace(
+        batch, series=augment.apply(batch.series, augment.draw(tuple(batch.series.shape), levels, generator))
+    )
+
+
 def clean(series: Tensor, batch: Batch) -> Tensor:
     """Return `series` (batch, time, region) with zeros wherever `batch` marks it as not measured."""
     return series.masked_fill(~(batch.valid_time[:, :, None] & batch.valid_region[:, None, :]), 0)
@@ -780,7 +850,9 @@ class SeriesNetwork(LinearNetwork):
         self.config, self.encoder = config, encoder.requires_grad_(True)
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        """Return the features of every clip, (rows, n_features)."""
+        """Return the features of every clip, (rows, n_features); clips are augmented where something is dropped."""
+        if generator is not None:
+            batch = augmented(batch, self.config.finetune_augmentation, generator)
         return features(self.encoder, self.config, batch, generator)
 
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:

@@ -162,7 +162,7 @@ class Model(nn.Module):
         """
         sequence, other = self.prepare(batch, generator)
         hidden = self.encode(sequence, generator)
-        predicted = self.unembedder(hidden)
+        predicted = self.unembedder(hidden, generator)
         error = shared.mean_error(predicted, sequence.target, sequence.counted)
         pairs = self.next_loss(hidden, other, generator)
         zero = shared.mean_error(torch.zeros_like(predicted), sequence.target, sequence.counted)
@@ -341,5 +341,5 @@ def draw_hidden(allowed: Tensor, share: float, at_least_one: bool, generator: to
     draw = torch.rand(allowed.shape, generator=generator, device=allowed.device).masked_fill(~allowed, -1)
     hidden = draw >= 1 - share
     if at_least_one:
-        hidden |= F.one_hot(draw.argmax(1), allowed.shape[1]).bool()
+        hidden |= draw.argmax(1)[:, None] == torch.arange(allowed.shape[1], device=allowed.device)
     return hidden & allowed

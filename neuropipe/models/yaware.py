@@ -635,6 +635,10 @@ class Model(nn.Module):
             return pool(last_map)
         return F.adaptive_avg_pool3d(last_map, self.grid).flatten(1)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: the ``backbone``."""
+        return {"backbone": list(self.backbone.parameters())}
+
     def classifier(self, n_outputs: int, drop_rate: float | None = None) -> VolumeNetwork:
         """Return this backbone with one linear layer on its pooled features, as published but for its dropout."""
         return VolumeNetwork(self.config, self.backbone, n_outputs, drop_rate)

@@ -159,6 +159,33 @@ def training(trainings: Sequence[Training], column: str, label: str) -> Markup:
     return panel.draw(marks, described)
 
 
+def probes(rows: pd.DataFrame, metric: str) -> Markup:
+    """Return what the frozen embedding told at moments of the training, one line per fold, chance dashed.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of one task: step, split, fold, value, chance.
+    metric : str
+        Its name for a reader.
+    """
+    longest = float(rows["step"].max())
+    panel = Panel.over((0, longest), padded([*rows["value"], *rows["chance"]]), width=308, height=220)
+    marks = panel.axes("Step", metric, 4, 5)
+    groups = rows.groupby(["split", "fold"], sort=True)
+    chance = rows.groupby("step")["chance"].mean()
+    ends = [0.0, longest]
+    marks.append(polyline(panel.points(ends, [chance.mean()] * 2), "curve s-majority v3", "A constant"))
+    for (split, fold), own in groups:
+        own = own.sort_values("step")
+        points = panel.points(own["step"].astype(float), own["value"])
+        marks.append(polyline(points, "curve s-model" + " many" * (len(groups) > 1), f"{split}/{fold}"))
+        for (x, y), value in zip(points, own["value"].dropna(), strict=True):
+            marks.append(circle(x, y, 4, "mark s-model", f"{split}/{fold}: {value:.3f}"))
+    first, last = (rows.loc[rows["step"] == step, "value"].mean() for step in (rows["step"].min(), longest))
+    return panel.draw(marks, f"{metric} of a linear readout among training people: {first:.3f}, at the end {last:.3f}.")
+
+
 def training_columns(trainings: Sequence[Training]) -> list[str]:
     """Return what was recorded and changes: ``loss`` first, then its parts as written, the learning rate last."""
     recorded = [one.curve for one in trainings if one.curve is not None]

@@ -76,7 +76,10 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             script_hash=csp(script),
             nan=math.nan,
             banners=audit.banners(results, boards, checks),
-            tasks=[task.task_view(board, results.predictions) for board in boards],
+            tasks=[
+                task.task_view(board, results.predictions, results.rollouts.get(board.name, ()), results.clips)
+                for board in boards
+            ],
             tiles=_tiles(results, boards),
             asked=views.asked(results, {b.name for b in boards}, {name: f"models/{name}.md" for name in recipes}),
             flows={name: excluded.flow(results.study, name, results.excluded) for name in results.config.datasets},

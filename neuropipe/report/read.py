@@ -12,7 +12,9 @@ from neuropipe.config import StudyConfig
 from neuropipe.errors import InputError
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json
-from neuropipe.report import excluded
+from neuropipe.report import excluded, rollouts
+from neuropipe.report.decoding import Clips
+from neuropipe.report.rollouts import Maps
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Training:
         ``metrics.parquet``: step, seconds, samples_per_s, lr, loss and its parts.
     people : DataFrame or None
         ``people.parquet``: dataset and participant_id of whom it learned from.
+    probes : DataFrame or None
+        ``probes.parquet``: what its embedding told of training people at moments of the training.
     """
 
     recipe: str
@@ -42,6 +46,7 @@ class Training:
     config: dict[str, Any]
     curve: pd.DataFrame | None
     people: pd.DataFrame | None
+    probes: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ class Results:
         From `excluded.merge`.
     missing : list of str
         One sentence for each table that is not there.
+    rollouts : dict of str to list of Maps
+        By task: where its fine-tuned networks for slices look.
+    clips : Clips or None
+        What decoding tasks judge.
     """
 
     config: StudyConfig
@@ -95,6 +104,8 @@ class Results:
     trainings: list[Training]
     excluded: pd.DataFrame
     missing: list[str] = field(default_factory=list)
+    rollouts: dict[str, list[Maps]] = field(default_factory=dict)
+    clips: Clips | None = None
 
 
 def read(config: StudyConfig, root: str | Path) -> Results:
@@ -126,7 +137,18 @@ def read(config: StudyConfig, root: str | Path) -> Results:
         trainings=_trainings(study),
         excluded=excluded.merge(study),
         missing=missing,
+        clips=_clips(config, study, missing),
+        rollouts={name: rollouts.read(study.task(name, "finetune")) for name in config.tasks},
     )
+
+
+def _clips(config: StudyConfig, study: Study, missing: list[str]) -> Clips | None:
+    """Return the tables of decoding; None without such a task."""
+    if all(task.kind != "decoding" for task in config.tasks.values()):
+        return None
+    predictions = _optional(study.root / "decoding.parquet", "confusion matrices", missing)
+    grid = _optional(study.root / "efficiency.parquet", "what more training people bring", missing)
+    return None if predictions is None else Clips(predictions, grid)
 
 
 def _parquet(path: Path) -> pd.DataFrame | None:
@@ -222,6 +244,7 @@ def _trainings(study: Study) -> list[Training]:
                 config=read_json(path),
                 curve=_parquet(path.with_name("metrics.parquet")),
                 people=_parquet(path.with_name("people.parquet")),
+                probes=_parquet(path.with_name("probes.parquet")),
             )
         )
     return sorted(found, key=lambda training: (training.recipe, training.seed, training.where))

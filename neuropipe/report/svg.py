@@ -8,7 +8,7 @@ rounded to a tenth of a pixel, which keeps a page of many figures small.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,17 +163,20 @@ class Panel:
             height,
         )
 
-    def axes(self, x_label: str, y_label: str, n_x: int = 5, n_y: int = 5) -> list[Markup]:
-        """Return grid lines, tick labels and axis titles (empty for none)."""
+    def axes(
+        self, x_label: str, y_label: str, n_x: int = 5, n_y: int = 5, x_ticks: Mapping[float, str] | None = None
+    ) -> list[Markup]:
+        """Return grid lines, tick labels and axis titles (empty for none); `x_ticks` are labels by their places."""
         left, right = self.x.start, self.x.end
         floor, top = self.y.start, self.y.end
         marks = []
         for value in self.y.ticks(n_y):
             marks.append(line(left, self.y(value), right, self.y(value), "grid"))
             marks.append(text(left - 6, self.y(value) + 3.5, number(value), "tick", "end"))
-        for value in self.x.ticks(n_x):
+        shown = x_ticks if x_ticks is not None else {value: number(value) for value in self.x.ticks(n_x)}
+        for value, label in shown.items():
             marks.append(line(self.x(value), floor, self.x(value), floor + 4, "axis"))
-            marks.append(text(self.x(value), floor + 17, number(value)))
+            marks.append(text(self.x(value), floor + 17, label))
         marks.append(line(left, floor, right, floor, "axis"))
         marks.append(text((left + right) / 2, self.height - 6, x_label, "label"))
         title = Markup('<text transform="translate(11 {}) rotate(-90)" class="label" text-anchor="middle">{}</text>')

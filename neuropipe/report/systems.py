@@ -11,10 +11,18 @@ from neuropipe.config import REFERENCES as NAMES_OF
 NAMES = frozenset(NAMES_OF.values())  # what references are called in the tables
 RANDOM = " (random weights)"
 SCRATCH = " (from scratch)"
-BASELINES = {"regions": "Linear model of regional volumes", "confounds": "Confounds only"}
+BESIDE = " + "
+BASELINES = {
+    "fc_partial": "Partial correlations",
+    "fc_tangent": "Connectivity in tangent space",
+    "regions": "Linear model of regional volumes",
+    "confounds": "Confounds only",
+}
 # Drawing order: what the study is about first, what needs no brain data last.
-ROLES = ["model", "scratch", "random", "reference", "regions", "confounds", "majority"]
-SQUARE = ("reference", "regions", "confounds", "majority")  # drawn as squares: no network
+ROLES = ["model", "combined", "scratch", "random", "reference", "connectivity", "variant", "regions", "confounds"]
+ROLES += ["majority"]
+VARIANTS = ("fc_partial", "fc_tangent")
+SQUARE = ("reference", "connectivity", "variant", "regions", "confounds", "majority")  # drawn as squares: no network
 READOUTS = {
     "linear": "linear readout",
     "ridge": "ridge",
@@ -55,6 +63,7 @@ REFERENCES = {
     "series": Reference("functional connectivity", "connectivity", "FC"),
     "volume": Reference("the linear model of voxels", "voxels", "voxels"),
     "image": Reference("the linear model of pixels", "pixels", "pixels"),
+    "clip": Reference("the mean pattern of regions", "mean patterns", "mean pattern"),
 }
 
 
@@ -91,17 +100,21 @@ class System:
         return table[table["run_id"] == self.run_id]
 
 
-def role_of(name: str) -> str:
-    """Return the role of a system by its name."""
+def role_of(name: str, content: str = "series") -> str:
+    """Return the role of a system by its name; of clips, connectivity is not what others are compared with."""
     if name.endswith(RANDOM):
         return "random"
     if name.endswith(SCRATCH):
         return "scratch"
     if name in ("regions", "confounds", "majority"):
         return name
-    if name in NAMES or name.startswith(("fc-", "fc_", "fc ")):
+    if content == "clip" and name == NAMES_OF["series"]:
+        return "connectivity"
+    if name in NAMES:
         return "reference"
-    return "model"
+    if name in VARIANTS:
+        return "variant"
+    return "combined" if BESIDE in name else "model"
 
 
 def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series") -> str:
@@ -109,17 +122,26 @@ def label_of(name: str, readout: str, seed: str, kind: str, content: str = "seri
     if name == "majority":
         base = "Mean of the training people" if kind == "regression" else "Majority class"
     elif name in NAMES:
-        base = REFERENCES[content].label
+        base = REFERENCES["series" if role_of(name, content) == "connectivity" else content].label
     elif name in BASELINES:
         base = BASELINES[name]
     elif name.endswith(RANDOM):
-        base = f"{name.removesuffix(RANDOM)}, random weights"
+        base = f"{_joined(name.removesuffix(RANDOM), content)}, random weights"
     elif name.endswith(SCRATCH):
         base = f"{name.removesuffix(SCRATCH)}, from scratch"
     else:
-        base = name
+        base = _joined(name, content)
     parts = [base, READOUTS.get(readout, readout), f"seed {seed}" if seed else ""]
     return " · ".join(part for part in parts if part)
+
+
+def _joined(name: str, content: str) -> str:
+    """Return a recipe's name as it is, and what it is joined with in words."""
+    recipe, beside, baseline = name.partition(BESIDE)
+    if not beside:
+        return name
+    words = REFERENCES[content].label if baseline in NAMES else BASELINES.get(baseline, baseline)
+    return f"{recipe}{BESIDE}{words[0].lower()}{words[1:]}"
 
 
 def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]:
@@ -130,12 +152,12 @@ def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]
     runs : DataFrame
         Text columns run_id, system, readout, seed: one row per run. Readout and seed are part of a
         label only where one system has several.
-    kind : {"binary", "multiclass", "regression"}
+    kind : {"binary", "multiclass", "regression", "decoding"}
         Kind of the task.
-    content : {"series", "volume", "image"}
+    content : {"series", "volume", "image", "clip"}
         What its samples are.
     """
-    roles = runs["system"].map(role_of)
+    roles = runs["system"].map(lambda name: role_of(name, content))
     runs = runs.assign(role=roles, rank=roles.map(ROLES.index)).sort_values(["rank", "run_id"])
     n_seeds = runs.groupby(["system", "readout"])["seed"].transform("nunique")
     n_readouts = runs.groupby("system")["readout"].transform("nunique")

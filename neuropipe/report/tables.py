@@ -14,12 +14,18 @@ from neuropipe.report import curves, systems
 from neuropipe.report.read import Results
 from neuropipe.report.systems import System
 
-PRIMARY = {"binary": "auroc", "multiclass": "balanced_accuracy", "regression": "mae"}
+PRIMARY = {
+    "binary": "auroc",
+    "multiclass": "balanced_accuracy",
+    "regression": "mae",
+    "decoding": "balanced_accuracy",
+}
 LOWER_IS_BETTER = frozenset({"mae", "brier", "ece"})
 NAMES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
     "balanced_accuracy": "Balanced accuracy",
+    "accuracy": "Accuracy",
     "mcc": "Matthews correlation",
     "brier": "Brier score",
     "brier_skill": "Brier skill",
@@ -117,8 +123,8 @@ class Board:
         Primary metric of single folds; empty for a single test set.
     nulls : dict of str to ndarray
         By run: the primary metric under each permutation of the labels, averaged over folds.
-    content : {"series", "volume", "image"}
-        What the samples of its datasets are, which decides what models are compared with.
+    content : {"series", "volume", "image", "clip"}
+        What it judges, which decides what models are compared with.
     """
 
     name: str
@@ -168,10 +174,18 @@ class Board:
         would compare with a maximum.
         """
         found = [other for other in self.entries if other.system.role == role and math.isfinite(other.value)]
-        found = [other for other in found if other.system.name.startswith(f"{entry.system.name} ")] or found
+        twins = (f"{entry.system.name}{systems.RANDOM}", f"{entry.system.name}{systems.SCRATCH}")
+        found = [other for other in found if other.system.name in twins] or found
         found = [other for other in found if other.system.readout == entry.system.readout] or found
         found = [other for other in found if other.system.seed == entry.system.seed] or found
         return next(iter(found), None)
+
+    def joined(self, entry: Entry) -> Entry | None:
+        """Return the entry of a model's embeddings joined with the reference, of the same readout and seed."""
+        names = {f"{entry.system.name}{systems.BESIDE}{name}" for name in systems.NAMES}
+        same = (entry.system.readout, entry.system.seed)
+        found = (e for e in self.of_role("combined") if e.system.name in names)
+        return next((e for e in found if (e.system.readout, e.system.seed) == same), None)
 
     def difference(self, entry: Entry, other: Entry) -> Difference:
         """Return the difference of two entries; without an interval where the study did not compare the two."""
@@ -189,7 +203,7 @@ def board(results: Results, name: str) -> Board | None:
     primary = summary[summary["metric"] == metric]
     if primary.empty:
         return None
-    content = results.config.content(name)
+    content = results.config.samples(name)
     competitors = systems.make(primary[RUN].drop_duplicates(), task.kind, content)
     entries = [_entry(system, primary, pooled[pooled["metric"] == metric]) for system in competitors]
     single = rows[(rows["metric"] == metric) & ~rows["fold"].isin(SUMMARIES)]

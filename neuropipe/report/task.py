@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 from markupsafe import Markup
 
 from neuropipe.config import Task
-from neuropipe.report import figures, forest, words
+from neuropipe.report import decoding, figures, forest, rollouts, words
 from neuropipe.report.forest import Forest
 from neuropipe.report.systems import System
 from neuropipe.report.tables import NAMES, Board
@@ -62,13 +63,24 @@ def question(task: Task) -> str:
     """Return in words what a task asks."""
     if task.kind == "binary":
         return f"Is a person’s {task.target} “{task.positive}”?"
+    if task.kind == "decoding":
+        return f"Which {task.target} is a person in?"
     if task.kind == "multiclass":
         return f"Which {task.target} does a person have?"
     return f"What is a person’s {task.target}?"
 
 
-def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
-    """Return a task as the template reads it."""
+def task_view(
+    board: Board,
+    predictions: pd.DataFrame | None,
+    attention: Sequence[rollouts.Maps] = (),
+    clips: decoding.Clips | None = None,
+) -> TaskView:
+    """Return a task as the template reads it.
+
+    `attention` are the maps of its fine-tuned networks for slices; `clips` are what decoding tasks judge.
+    """
+    own = clips.tested(board.name) if clips is not None and board.task.kind == "decoding" else None
     entries = board.entries
     compared = board.best("reference")
     reference = compared.system.name if compared else ""
@@ -79,7 +91,7 @@ def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
         verdict=words.verdict(board),
         forest=forest.draw(board),
         metric=NAMES[board.metric],
-        question=_population(board, predictions),
+        question=_population(board, predictions) if own is None else _judged_clips(board, own),
         reference=reference,
         short=board.reference.short,
         has={
@@ -90,8 +102,20 @@ def task_view(board: Board, predictions: pd.DataFrame | None) -> TaskView:
             "sizes": len({(entry.n_train, entry.n_test) for entry in entries}) > 1,
         },
         common=_common(board),
-        figures=_task_figures(board, predictions),
+        figures=[
+            *([] if own is None else _clip_figures(board, own, clips.grid(board.name, board.metric))),
+            *_task_figures(board, predictions),
+            *map(_attention, attention),
+        ],
     )
+
+
+def _attention(maps: rollouts.Maps) -> Figure:
+    caption = (
+        f"Where {maps.system} looks: mean attention rollout of test people over the mean of their slices. It follows "
+        "what reaches the class token, and says nothing of what the head reads elsewhere"
+    )
+    return Figure(caption, rollouts.draw(maps))
 
 
 def _common(board: Board) -> str:
@@ -132,6 +156,30 @@ def _population(board: Board, predictions: pd.DataFrame | None) -> str:
     elif board.task.kind == "regression":
         judged += f", {board.task.target} {people['y'].mean():.1f} ± {people['y'].std():.1f} (mean ± SD)"
     return f"{asked} {judged}."
+
+
+def _judged_clips(board: Board, rows: pd.DataFrame) -> str:
+    """Return the question and how many clips of how many people answered it."""
+    clips = rows.drop_duplicates("clip")
+    n_people = clips[["dataset", "participant_id"]].drop_duplicates().shape[0]
+    labels = ", ".join(f"{name} {n}" for name, n in clips.groupby(["y", "label"]).size().droplevel(0).items())
+    return f"{question(board.task)} {len(clips)} clips of {n_people} test people judged: {labels}."
+
+
+def _clip_figures(board: Board, rows: pd.DataFrame, grid: pd.DataFrame) -> list[Figure]:
+    """Return confusion matrices, single people, and the label-efficiency curve of a decoding task."""
+    found = []
+    for system in chosen(board, ("model", "reference")) or chosen(board, ("connectivity",)):
+        drawing = decoding.confusion(rows, system)
+        found.append(Figure(f"{system.label}: true states in rows, answers in columns, number of clips", drawing))
+    compared = chosen(board, ("model", "scratch", "random", "reference", "connectivity", "confounds"))
+    found.append(Figure("Test people, one dot each; the bar is their mean", decoding.people(rows, compared)))
+    drawn = [system for system in compared if len(system.rows(grid))]
+    if drawn:
+        caption = f"{NAMES[board.metric]} by how many people the decoder learned from; dots are draws of people"
+        drawing = decoding.efficiency(grid, drawn, NAMES[board.metric], board.chance)
+        found.append(Figure(caption, drawing, drawn))
+    return found
 
 
 def _tested(board: Board, predictions: pd.DataFrame | None) -> pd.DataFrame | None:

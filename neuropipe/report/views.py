@@ -9,7 +9,7 @@ import pandas as pd
 
 from neuropipe.report import figures, quality
 from neuropipe.report.read import Results, Training
-from neuropipe.report.tables import Board
+from neuropipe.report.tables import NAMES, Board
 from neuropipe.report.task import Figure, question
 from neuropipe.splits.people import individuals
 
@@ -95,6 +95,7 @@ def training(results: Results) -> list[dict[str, Any]]:
         rated = [one for one in models if one.curve is not None and "samples_per_s" in one.curve]
         first, *parts = figures.training_columns(models)[:MAX_PARTS] or [""]
         main = [_curve(models, first)] if first else []
+        main += _probes(models)
         main += [_curve(rated, "samples_per_s")] if rated else []
         name = f"{recipe}, seed {seed}" if recipe in several else recipe
         more = [_curve(models, column) for column in parts]
@@ -106,6 +107,18 @@ def training(results: Results) -> list[dict[str, Any]]:
 def _curve(models: list[Training], column: str) -> Figure:
     label = CURVES.get(column, column.replace("_", " ").capitalize())
     return Figure(label, figures.training(models, column, label), small=True)
+
+
+def _probes(models: list[Training]) -> list[Figure]:
+    """Return one figure per task that was probed during the training."""
+    found = [one.probes for one in models if one.probes is not None and len(one.probes)]
+    if not found:
+        return []
+    probes = pd.concat(found, ignore_index=True)
+    return [
+        Figure(f"{task}, among training people", figures.probes(rows, NAMES.get(metric, metric)), small=True)
+        for (task, metric), rows in probes.groupby(["task", "metric"], sort=True)
+    ]
 
 
 def _training_sentence(models: list[Training], rated: list[Training]) -> str:

@@ -82,7 +82,7 @@ def verdict(board: Board) -> Verdict:
         details.insert(0, f"Pretraining saw {model.n_seen:.0f} test people: this says nothing about new people.")
     if random is not None:
         details.append(_against_random(board, model, random))
-    details += _other_baselines(board, reference)
+    details += _added(board, model, reference) + _other_baselines(board, reference)
     details += _confounds(board, model)
     named = board.reference.words
     if reference is None:
@@ -102,7 +102,7 @@ def verdict(board: Board) -> Verdict:
 
 def _without_model(board: Board) -> Verdict:
     """Return the verdict of a task for which no model was trained."""
-    roles = ("random", "reference", "regions", "confounds")
+    roles = ("random", "reference", "connectivity", "regions", "confounds")
     best = next((entry for role in roles if (entry := board.best(role))), None)
     if best is None:
         return Verdict(board.name, "neutral", f"Nothing but the trivial answer was judged on {board.name}.", "", [])
@@ -139,11 +139,30 @@ def _against_chance(entry: Entry) -> str:
 
 
 def _other_baselines(board: Board, compared: Entry | None) -> list[str]:
-    """Return a sentence where another readout of the reference does better, and one for regional volumes."""
-    best, regions = board.best("reference"), board.best("regions")
+    """Return a sentence where another readout of the reference does better, and one for each other linear model."""
+    best = board.best("reference")
     shown = [] if best is None or compared is None or best is compared else [best]
-    shown += [] if regions is None else [regions]
+    shown += [entry for role in ("connectivity", "variant", "regions") if (entry := board.best(role)) is not None]
     return [f"{entry.system.label} reaches {amount(entry.value, board.metric)}." for entry in shown]
+
+
+def _added(board: Board, model: Entry, reference: Entry | None) -> list[str]:
+    """Return what a model's embeddings add to the reference when both are read out together."""
+    joined = board.joined(model)
+    if joined is None or reference is None:
+        return []
+    difference = board.difference(joined, reference)
+    named = board.reference.words
+    if math.isfinite(difference.low):
+        says = {
+            "better": f"{model.system.label} adds to {named}",
+            "worse": f"{model.system.label} takes away from {named}",
+            "undecided": f"Whether {model.system.label} adds anything to {named} is open",
+        }[board.judge(difference)]
+    else:
+        says = f"{model.system.label} was joined with {named}, untested"
+    values = f"{amount(joined.value, board.metric)} together against {amount(reference.value, board.metric)} alone"
+    return [f"{says}: {values}; {_difference(board, difference)}."]
 
 
 def _against_mean(board: Board, model: Entry) -> list[str]:

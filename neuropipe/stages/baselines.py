@@ -37,16 +37,17 @@ def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddi
         readouts = posed.study.evaluate.readouts
         confounds = posed.study.tasks[task].confounds
         parts: list[Answer] = []
-        of_data = {"fc": systems.functional_connectivity, "voxels": systems.voxels, "regions": systems.regions}
         for name in posed.study.baselines(task):
             if name == "majority":
                 parts += systems.majority(posed.question)
             elif name == "confounds":
                 parts += systems.confounds_only(posed.question, confounds, readouts)
-            elif name in of_data:
-                parts += of_data[name](posed.question, posed.sources, readouts)
+            elif name in systems.OF_DATA:
+                parts += systems.linear_model(name, posed.question, posed.sources, readouts)
             else:
+                beside = systems.features_beside(posed.study.combined(task), posed.question, posed.sources)
                 for folder in embeddings:
-                    parts += systems.probe(posed.question, systems.Embeddings.open(folder), readouts, "random")
+                    opened = systems.Embeddings.open(folder)
+                    parts += systems.probe(posed.question, opened, readouts, "random", beside)
             log.info("baselines %s: %s", task, name)
         answers.write("baselines", posed, Answer.join(parts), output)

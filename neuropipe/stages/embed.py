@@ -10,7 +10,7 @@ from typing import Any
 
 from neuropipe import config as configuration
 from neuropipe.locks import lock
-from neuropipe.paths import Study
+from neuropipe.paths import Study, atomic
 from neuropipe.provenance import describe, read_json, sha256, write_json
 
 log = logging.getLogger("neuropipe")
@@ -26,9 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(folder: Path, target: Path, shards: list[Path], study: configuration.StudyConfig, device) -> dict[str, Any]:
-    """Write ``trained.parquet`` and ``random.parquet`` of one model; return what the receipt says of it."""
+    """Write ``trained.parquet`` and ``random.parquet`` of one model, and where the study reads tokens
+    ``trained-tokens.npy`` and ``random-tokens.npy`` with rows in their order; return what the receipt says of it."""
+    import numpy as np
+
     from neuropipe.data.source import open_source
-    from neuropipe.evaluate.embed import embed_people
+    from neuropipe.evaluate.embed import embed_people, tokens_of_people
     from neuropipe.hub import export
     from neuropipe.shards.manifest import write_parquet
     from neuropipe.shards.read import Shards
@@ -44,6 +47,12 @@ def _embed(folder: Path, target: Path, shards: list[Path], study: configuration.
     write_parquet(target / "trained.parquet", table)
     untrained = export.build(saved.about["family"], saved.model.config, saved.regions, saved.about["seed"]).to(device)
     write_parquet(target / "random.parquet", embed_people(untrained, source, spec, n_clips))
+    for name, model in (("trained", saved.model), ("random", untrained)):
+        path = target / f"{name}-tokens.npy"
+        path.unlink(missing_ok=True)
+        if "attentive" in study.evaluate.readouts and hasattr(model, "tokens"):
+            with atomic(path) as temporary, open(temporary, "wb") as handle:
+                np.save(handle, tokens_of_people(model, source, spec, n_clips))
     regions = {} if saved.regions is None else {"roi_order_hash": saved.regions.order_hash}
     return {
         "family": saved.about["family"],

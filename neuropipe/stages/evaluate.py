@@ -13,10 +13,14 @@ from neuropipe.provenance import describe, sha256, write_json
 
 log = logging.getLogger("neuropipe")
 
+RECORDED = ("bootstrap", "permutations", "seed")  # with the joined predictions, so that they can be evaluated alone
+AUDITED = ["run_id", "split", "repeat", "fold", "role", "dataset", "participant_id", "pretrain_overlap_n"]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``neuropipe evaluate``."""
-    parser.add_argument("--predictions", type=Path, nargs="+", required=True, help="predictions.parquet files")
+    parser.add_argument("--predictions", type=Path, nargs="*", default=[], help="predictions.parquet files")
+    parser.add_argument("--decoding", type=Path, nargs="*", default=[], help="decoding.parquet files of decode")
     parser.add_argument("--nulls", type=Path, nargs="*", help="nulls.parquet files; default: beside the predictions")
     parser.add_argument("--config", type=Path, help="the study's config.yaml; default: what the predictions record")
     parser.add_argument(
@@ -28,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(
     *,
     predictions: list[Path],
+    decoding: list[Path] | None = None,
     nulls: list[Path] | None = None,
     config: Path | None = None,
     splits: list[Path] | None = None,
@@ -35,7 +40,8 @@ def run(
 ) -> None:
     """Write ``metrics.parquet`` and, beside it, the joined predictions, nulls, costs and ``leakage.json``.
 
-    Given the joined ``predictions.parquet`` of a study alone, only ``metrics.parquet`` and its sidecar
+    Of clips, ``decoding.parquet`` and ``efficiency.parquet`` are joined where any are given. Given the joined
+    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet`` and its sidecar
     ``metrics.json`` are written, and the metrics are the same as the first time.
 
     Raises
@@ -48,28 +54,46 @@ def run(
     from neuropipe.evaluate import leakage, tables
     from neuropipe.evaluate.summary import summarise
 
-    output = output or predictions[0].parent / "metrics.parquet"
+    decoding = decoding or []
+    if not (given := [*predictions, *decoding]):
+        raise InputError("Nothing to evaluate: name predictions.parquet or decoding.parquet files.")
+    output = output or given[0].parent / "metrics.parquet"
     nulls = nulls or [path.with_name("nulls.parquet") for path in predictions]
     predicted = tables.read(predictions, tables.PREDICTIONS, "predictions")
     permuted = tables.read(nulls, tables.NULLS, "nulls")
-    predicted.attrs = _draws(config, predicted.attrs, predictions[0])
-    settings = {name: int(value) for name, value in predicted.attrs.items()}
-    metrics = summarise(predicted, permuted, draws=settings["bootstrap"], seed=settings["seed"])
-    audit = leakage.pretraining(predicted)
-    audit += leakage.follows_split(predicted, {d.name: pd.read_parquet(d / "splits.parquet") for d in splits or []})
+    decoded = tables.read(decoding, tables.DECODING, "predictions of clips")
+    settings = _draws(config, predicted.attrs | decoded.attrs, given[0])
+    predicted.attrs = decoded.attrs = settings
+    metrics = summarise(
+        predicted,
+        permuted,
+        draws=settings["bootstrap"],
+        seed=settings["seed"],
+        decoded=decoded,
+        permutations=settings["permutations"],
+    )
+    everyone = [table[AUDITED] for table in (predicted, decoded) if len(table)]
+    people = pd.concat(everyone, ignore_index=True).drop_duplicates()
+    audit = leakage.pretraining(people)
+    audit += leakage.follows_split(people, {d.name: pd.read_parquet(d / "splits.parquet") for d in splits or []})
     audit += leakage.shuffled_labels(predicted, permuted)
     for failed in (check for check in audit if not check["passed"]):
         log.warning("leakage audit: %(check)s FAILED for %(where)s: found %(value)s", failed)
-    inputs = {_inside(path, output.parent): sha256(path) for path in (*predictions, *nulls)}
+    inputs = {_inside(path, output.parent): sha256(path) for path in (*given, *nulls)}
     sidecar = describe("evaluate", inputs=inputs, settings=settings, packages=("numpy", "scipy", "pandas", "pyarrow"))
     with lock(output.parent / ".lock-evaluate"):
         tables.write(output, metrics, tables.METRICS)
         write_json(output.with_suffix(".json"), sidecar)
-        if output.parent.resolve() not in {path.parent.resolve() for path in predictions}:
-            costs = [path.with_name("costs.parquet") for path in predictions]
+        if output.parent.resolve() not in {path.parent.resolve() for path in given}:
+            costs = [path.with_name("costs.parquet") for path in given]
             tables.write(output.with_name("predictions.parquet"), predicted, tables.PREDICTIONS)
             tables.write(output.with_name("nulls.parquet"), permuted, tables.NULLS)
             tables.write(output.with_name("costs.parquet"), tables.read(costs, tables.COSTS, "costs"), tables.COSTS)
+            if decoding:
+                grids = [path.with_name("efficiency.parquet") for path in decoding]
+                grid = tables.read(grids, tables.EFFICIENCY, "label-efficiency grid")
+                tables.write(output.with_name("decoding.parquet"), decoded, tables.DECODING)
+                tables.write(output.with_name("efficiency.parquet"), grid, tables.EFFICIENCY)
             write_json(output.with_name("leakage.json"), {"checks": audit})
     log.info("evaluate: %d runs, %d rows of metrics", metrics["run_id"].nunique(), len(metrics))
 
@@ -81,10 +105,11 @@ def _inside(path: Path, root: Path) -> str:
 
 
 def _draws(config: Path | None, recorded: dict[str, str], source: Path) -> dict[str, int]:
-    """Return bootstrap draws and seed: of the configuration, or as the joined predictions record them."""
+    """Return draws of bootstrap and null, and the seed: of the configuration, or as joined predictions record them."""
     if config is not None:
         study = configuration.load(config)
-        return {"bootstrap": study.evaluate.bootstrap, "seed": study.seed}
+        asked = study.evaluate
+        return {"bootstrap": asked.bootstrap, "permutations": asked.permutations, "seed": study.seed}
     if not {"bootstrap", "seed"} <= recorded.keys():
         raise InputError(f"{source} does not record the bootstrap draws and the seed; give --config as well.")
-    return {name: int(recorded[name]) for name in ("bootstrap", "seed")}
+    return {name: int(recorded.get(name, 0)) for name in RECORDED}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neuropipe.evaluate.answers import Posed
     from neuropipe.evaluate.protocol import Answer, System
     from neuropipe.evaluate.question import Fold, Question
+    from neuropipe.evaluate.rollouts import Rollouts
     from neuropipe.train.recipe import FinetuneSettings, Recipe
 
 log = logging.getLogger("neuropipe")
@@ -68,9 +69,11 @@ def run(
     networks = study.finetuned(task, recipe, seed)
     folders = {fold: study.root / entry["folder"] for fold, entry in entries.items()}
     with lock(output / ".lock"), devices.claim(threads) as device:
-        answer, decisions = _answers(posed, chosen, settings, pretrained, folders, networks, device)
+        answer, decisions, maps = _answers(posed, chosen, settings, pretrained, folders, networks, device)
         posed.inputs[f"models/{recipe}/seed-{seed}/receipt.json"] = sha256(models)
         tables.write(output / "decisions.parquet", decisions, tables.DECISIONS)
+        if maps is not None:
+            maps.write(output / "rollouts.npz")
         answers.write("finetune", posed, answer, output)
 
 
@@ -91,8 +94,10 @@ def _answers(
     folders: dict[str, Path],
     networks: Path,
     device,
-) -> tuple[Answer, pd.DataFrame]:
+) -> tuple[Answer, pd.DataFrame, Rollouts | None]:
     """Return what the pretrained networks and, where the recipe says so, those from random weights answer and decide.
+
+    The third result is where the pretrained ones look, of families that can tell.
 
     Parameters
     ----------
@@ -104,7 +109,7 @@ def _answers(
     import pandas as pd
 
     from neuropipe.data.source import Source, open_source
-    from neuropipe.evaluate import tables
+    from neuropipe.evaluate import rollouts, tables
     from neuropipe.evaluate.finetune import Start, Tuner
     from neuropipe.evaluate.protocol import Answer, System
     from neuropipe.hub import export
@@ -125,12 +130,13 @@ def _answers(
     seed, facts = pretrained.seed, _facts(posed, pretrained, slicing)
     tuner = Tuner(posed.question, settings, opened, device, seed, facts)
     parts = [tuner.answer(pretrained, networks, start)]
+    maps = rollouts.gather(tuner, networks)
     if settings.from_scratch:
         untrained = System(pretrained.name + tables.FROM_SCRATCH, seed)
         tuner = Tuner(posed.question, settings, opened, device, seed, _facts(posed, untrained, slicing))
         parts.append(tuner.answer(untrained, networks / "from-scratch", scratch))
     answers, decisions = zip(*parts, strict=True)
-    return Answer.join(list(answers)), pd.concat(decisions, ignore_index=True)
+    return Answer.join(list(answers)), pd.concat(decisions, ignore_index=True), maps
 
 
 def _checkpoint(made: dict[str, Any], question: Question, fold: Fold, study: Study) -> dict[str, Any]:

@@ -17,8 +17,12 @@ log = logging.getLogger("neuropipe")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``neuropipe import``."""
-    parser.add_argument("checkpoint", help="a file of torch.save, a .safetensors, or hf:owner/name[@revision][:file]")
-    parser.add_argument("--family", required=True, help="whose release it is: semantoks, yaware, multiscale_vit")
+    parser.add_argument(
+        "checkpoint", help="a file of torch.save, a .safetensors, a folder with one, or hf:owner/name[@revision][:file]"
+    )
+    parser.add_argument(
+        "--family", required=True, help="whose release it is: semantoks, yaware, multiscale_vit, neuroclr"
+    )
     parser.add_argument("--recipe", type=Path, help="recipe whose model section it was made with; default: as released")
     parser.add_argument(
         "--regions", type=Path, help="series: regions.tsv of the data it will read; default: as released"

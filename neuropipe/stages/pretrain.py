@@ -80,7 +80,7 @@ def _train(
     from neuropipe.hub import export
     from neuropipe.shards.read import Shards
     from neuropipe.train import loop, recipe
-    from neuropipe.train.validation import watching
+    from neuropipe.train.validation import Watches, watching
 
     chosen = recipe.read(recipe_path)
     config = chosen.model_settings(str(recipe_path))
@@ -114,6 +114,7 @@ def _train(
             chosen.train,
             seed,
         )
+    prober = _prober(run, model, chosen, datasets, facts, device) if chosen.train.probe_at else None
     rows = loop.train(
         model,
         source,
@@ -124,12 +125,15 @@ def _train(
         identity=identity,
         tensorboard=folder / "tensorboard",
         what=f"{facts['recipe']} {run.folder}",
-        watch=watch,
+        watch=Watches([one for one in (watch, prober) if one is not None]),
     )
     curve = pd.DataFrame(rows)
     if watch is not None:
         curve = curve.merge(pd.DataFrame(watch.rows), on="step", how="outer", sort=True)
     write_parquet(folder / "metrics.parquet", curve)
+    (folder / "probes.parquet").unlink(missing_ok=True)
+    if prober is not None:
+        write_parquet(folder / "probes.parquet", prober.table)
     people = source.table[["dataset", "participant_id"]].drop_duplicates()
     write_parquet(folder / "people.parquet", people.reset_index(drop=True))
     about = {
@@ -163,6 +167,21 @@ def _sides(
     people = samples(datasets, run.people)[["dataset", "participant_id"]].drop_duplicates(ignore_index=True)
     held = held_out(people, individuals(people, same_people), share, seed)
     return people[~held], people[held]
+
+
+def _prober(run: Run, model, chosen, datasets: list, facts: dict[str, Any], device):
+    """Return what probes the model during its training, on the training sides of the folds that it serves."""
+    from neuropipe.data.source import open_source
+    from neuropipe.evaluate import moments
+
+    asked = moments.ask(facts["study"], datasets, facts["splits"], run.serves)
+    ids = [one.people.table.iloc[one.train][["dataset", "participant_id"]] for one in asked]
+    if not ids:
+        return None
+    spec = model.config.reads()
+    people = pd.concat(ids).drop_duplicates().sort_values(["dataset", "participant_id"], ignore_index=True)
+    source = open_source(datasets, people, facts["sites"], device, "mapped", slices=chosen.slicing(spec))
+    return moments.Prober(model, source, spec, chosen.n_clips, asked, chosen.train.probe_at, chosen.train.n_steps)
 
 
 def _take_over(run: Run, root: Path, recipe_path: Path, shards: list[Path], facts: dict[str, Any]) -> None:
@@ -232,6 +251,8 @@ def run(
     provenance = describe("pretrain", inputs={recipe_path.name: sha256(recipe_path)}, packages=("torch", "numpy"))
     facts = {
         "recipe": recipe,
+        "study": study_config,
+        "splits": tables,
         "mode": item.people,
         "checkpoint": None if item.checkpoint is None else configuration.expand(item.checkpoint),
         "sites": {name: study_config.datasets[name].roles.site for name in item.datasets},

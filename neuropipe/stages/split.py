@@ -48,7 +48,7 @@ def run(*, config: Path, split: str, shards: list[Path], output: Path) -> None:
     labels = {
         name: class_labels(name, task, people)
         for name, task in study.tasks.items()
-        if task.split == split and task.kind != "regression"
+        if task.split == split and task.kind in ("binary", "multiclass")
     }
     with lock(output / ".lock"):
         table = make_split(split, settings, people)

@@ -125,6 +125,8 @@ def train(
         lr = optim.set_schedules(optimizer, settings, step)
         batch = source.training_batch(spec, settings.batch_size, seed, step)
         optimizer.zero_grad(set_to_none=True)
+        if hasattr(model, "before_step"):
+            model.before_step(share)
         window.append(_backward(loss_of, batch, settings.accumulate, generator, share, autocast))
         if settings.clip_norm is not None:
             window[-1]["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)

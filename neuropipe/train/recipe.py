@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from neuropipe import models
 from neuropipe.config import mistakes, read_yaml
@@ -66,6 +66,9 @@ class PretrainSettings(TrainSettings):
     """Share of the training people, of every dataset two at least, who are not learned from but show the loss."""
     validate_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between two looks at them."""
+    probe_at: list[Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=list)
+    """Shares of the training at which the frozen embedding is probed on people of the training side, for the tasks
+    that judge the recipe; the trained weights stay the same, bit for bit."""
 
 
 class FinetuneSettings(TrainSettings):
@@ -76,8 +79,19 @@ class FinetuneSettings(TrainSettings):
     side; every label keeps its share, and families stay together."""
     class_weights: Literal["balanced", "none"] = "balanced"
     """Binary: both classes weigh the same in the loss, or every person does; the calibration restores the prior."""
+    head: Literal["linear", "mlp"] = "linear"
+    """What decides on the features: one linear layer, or two with a GELU between."""
+    head_hidden_dim: Annotated[int, Field(ge=1)] = 256
+    """Width of the hidden layer of head: mlp."""
+    head_norm: Literal["layer", "batch", "none"] | None = None
+    """Norm of the features before it; null is the family's own."""
     drop_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout before the last layer; null is the family's own."""
+    """Dropout on the features before the head; null is the family's own."""
+    freeze: Literal["none", "encoder"] | Annotated[list[str], Field(min_length=1)] = "none"
+    """What is held still: nothing, all that was pretrained, or parts of it by the names that the family gives
+    (Model.parts); batch norms in it keep their statistics."""
+    unfreeze_at: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the steps after which what was frozen learns too; null: never."""
     evaluate_every: Annotated[int, Field(ge=1)] = 20
     """Steps between two looks at the validation people."""
     patience: Annotated[int, Field(ge=1)] | None = 10
@@ -87,7 +101,25 @@ class FinetuneSettings(TrainSettings):
     n_passes: Annotated[int, Field(ge=0)] = 10
     """Passes with dropout that say how sure an output is; 0 leaves that out."""
     from_scratch: bool = True
-    """Train the same network from random weights beside it."""
+    """Train the same network from random weights beside it; all of it learns from the first step."""
+
+    @property
+    def hidden_dim(self) -> int | None:
+        """Width of the head's hidden layer; None where it has none."""
+        return self.head_hidden_dim if self.head == "mlp" else None
+
+    @property
+    def frozen(self) -> list[str]:
+        """Names of what is held still."""
+        return [] if self.freeze == "none" else [self.freeze] if isinstance(self.freeze, str) else self.freeze
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FinetuneSettings:
+        if self.unfreeze_at is not None and self.freeze == "none":
+            raise ValueError("unfreeze_at needs freeze: nothing is frozen that could learn later")
+        if self.head_norm == "batch" and self.batch_size // self.accumulate < 2:
+            raise ValueError("head_norm: batch needs two people at least in every part of a batch")
+        return self
 
 
 class Recipe(BaseModel):

@@ -77,7 +77,7 @@ def judged() -> tuple[pd.DataFrame, list[dict]]:
     question = ask(people, target, table, draws=100, seed=0)
     confounds = ["age", "sex", "institution", "mean_fd"]
     answers = Answer.join(
-        systems.functional_connectivity(question, [source], ["ridge"])
+        systems.linear_model("fc", question, [source], ["ridge"])
         + systems.confounds_only(question, confounds, ["ridge", "logistic"])
         + systems.majority(question)
     )

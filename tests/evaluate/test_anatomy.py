@@ -153,7 +153,7 @@ def test_a_planted_atrophy_is_found_by_the_voxels():
     source = stored(arrays)
     ages = source.participants["age"].to_numpy()
     source.arrays = [(a * (1.4 - age / 100)).astype(np.float16) for a, age in zip(arrays, ages, strict=True)]
-    (found,) = systems.voxels(question(source), [source], ["linear"])
+    (found,) = systems.linear_model("voxels", question(source), [source], ["linear"])
     predictions = found.predictions
     assert predictions["run_id"].unique().tolist() == ["t_voxels_ridge"]
     error = (predictions["yhat"] - predictions["y"]).abs().mean()
@@ -166,11 +166,11 @@ def test_a_planted_atrophy_is_found_by_the_voxels():
 def test_one_row_per_person_however_many_scans():
     arrays = brains(36)
     source = stored(arrays, [f"sub-{i % 24:03d}" for i in range(36)])
-    answers = systems.voxels(question(source, "diagnosis", "binary", "patient"), [source], ["linear"])
+    answers = systems.linear_model("voxels", question(source, "diagnosis", "binary", "patient"), [source], ["linear"])
     assert [one.predictions["readout"].iloc[0] for one in answers] == ["logistic", "ridge"]
     assert all(len(one.predictions) == one.predictions["participant_id"].nunique() == 24 for one in answers)
 
 
 def test_slices_of_several_shapes_have_no_pixels_to_compare():
     source = stored([RNG.random((3, 6, 7 + i % 2)) for i in range(24)], content="image")
-    assert systems.voxels(question(source), [source], ["linear"]) == []
+    assert systems.linear_model("voxels", question(source), [source], ["linear"]) == []

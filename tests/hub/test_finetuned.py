@@ -73,6 +73,29 @@ def test_what_is_read_back_says_the_same(tmp_path, family, kind):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
+def test_a_head_that_is_not_the_familys_own_is_read_back_too(tmp_path, family):
+    regions = Regions.plain("toy", 9) if family == "semantoks" else None
+    write(tmp_path, family)
+    shape = {"hidden_dim": 5, "norm": "batch"}
+    network = finetuned.build(family, CONFIGS[family], regions, drop_rate=0.3, **shape, seed=2).eval()
+    features = np.stack([read(network, [person(family, k)], 0).features for k in range(12)])
+    facts = finetuned.load(tmp_path).about | {"head": shape}
+    del facts["family"], facts["model"]
+    known = familiarity.fit(features[:8], features[8:])
+    finetuned.save(
+        tmp_path,
+        family=family,
+        config=CONFIGS[family],
+        network=network,
+        familiarity=known,
+        regions=regions,
+        facts=facts,
+    )
+    expected = read(network, [person(family, 50)], 0).value
+    assert read(finetuned.load(tmp_path).network, [person(family, 50)], 0).value == expected != 0
+
+
+@pytest.mark.parametrize("family", CONFIGS)
 def test_eight_threads_say_what_one_says(tmp_path, family):
     write(tmp_path, family)
     saved = finetuned.load(tmp_path)

@@ -39,7 +39,7 @@ def test_what_a_forced_decoder_sees_when(shows, first_change):
     other[:, 4] += 1
     forced = torch.tensor(True)
     a, b = (net.decoder(last, pooled, 8, net.shown(one, pooled), forced) for one in (tokens, other))
-    assert [i for i in range(8) if not torch.equal(a[:, i], b[:, i])][0] == first_change
+    assert next(i for i in range(8) if not torch.equal(a[:, i], b[:, i])) == first_change
     free = [net.decoder(last, pooled, 8, net.shown(one, pooled), ~forced) for one in (tokens, other)]
     assert torch.equal(free[0], free[1]) and torch.equal(free[0], net.decoder(last, pooled, 8))
 

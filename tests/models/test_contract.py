@@ -22,7 +22,24 @@ from neuropipe.train import recipe
 N_PEOPLE = 4
 VOLUME, IMAGE = (32, 36, 32), (48, 40)  # for families that take any size
 # Fields of a second small model per family, for what its demo recipe leaves out.
+TABLES = {
+    "min_samples": 6,
+    "n_samples": 12,
+    "draw_longest": False,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "projection_layers": 2,
+    "reconstruction_layers": 2,
+    "attn_drop_rate": 0.1,
+    "time_embedding": "table",
+    "time_span_s": 60,
+    "n_positions": 30,
+}
 OTHERS = {
+    "csm": TABLES | {"objective": "single", "feature": "cls"},
+    "sequence_bert": TABLES | {"cls_place": "last", "negatives": "any", "mask_share": 0.4},
+    "network_bert": TABLES | {"cls_place": "last", "at_least_one": False, "mask_share": 0.3, "feature": "mean"},
     "autoencoder": {
         "n_samples": 12,
         "min_samples": 6,
@@ -34,6 +51,16 @@ OTHERS = {
         "time_span_s": 60,
     },
     "linear_baseline": {"n_samples": 12, "align": "start"},
+    "neuroclr": {
+        "variant": "published",
+        "n_samples": 32,
+        "positives": "copies",
+        "num_heads": 2,
+        "negatives": "everyone",
+        "head_hidden_dim": 16,
+        "head_dim": 8,
+        "head": {"base_filters": 8, "kernel_size": 4, "groups": 2, "n_block": 3},
+    },
     "semantoks": {
         "n_samples": 40,
         "patch_size": 10,
@@ -242,6 +269,30 @@ def test_embedding_and_loss_ignore_missing_regions(name: str, missing: list[int]
     for embedding, loss in results[1:]:
         assert torch.equal(embedding, results[0][0]) and torch.equal(loss, results[0][1])
     assert torch.isfinite(results[0][1])
+
+
+def test_tokens_are_deterministic_alone_and_blind_to_what_is_missing(name: str) -> None:
+    model, config = make(name)
+    if not hasattr(model, "tokens"):
+        pytest.skip("this family offers no tokens")
+    clips = batch(config)
+    tokens, present = model.tokens(clips)
+    assert tokens.shape[:2] == present.shape and present.dtype == torch.bool and present.all()
+    assert torch.equal(tokens, model.tokens(clips)[0])
+    alone = model.tokens(clips.rows(torch.tensor([1])))[0]
+    torch.testing.assert_close(tokens[1:2], alone, rtol=1e-4, atol=1e-5)
+    if clips.series is None:
+        return
+    valid = clips.valid_region.clone()
+    valid[:, 24:] = False  # the second atlas
+    gaps = []
+    for filler in (0.0, float("nan")):
+        series = clips.series.clone()
+        series[:, :, 24:] = filler
+        gaps.append(model.tokens(replace(clips, series=series, valid_region=valid)))
+    assert gaps[0][0].shape == tokens.shape and torch.equal(gaps[0][0], gaps[1][0])
+    whole = config.model_dump().get("spatial_unit") == "brain"
+    assert gaps[0][1].all() == whole  # tokens of an atlas are absent with it, those of all regions are not
 
 
 def test_weights_survive_safetensors(name: str, tmp_path: Path) -> None:

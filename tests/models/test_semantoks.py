@@ -216,6 +216,32 @@ def test_masks_are_whole_networks_or_one_block_and_never_everything() -> None:
     assert (edges == 1).sum(1).eq(1).all()
 
 
+YEO_17 = ["VisCent", "VisPeri", "SomMotA", "SomMotB", "DorsAttnA", "DorsAttnB", "SalVentAttnA", "SalVentAttnB"]
+YEO_17 += ["Limbic_OFC", "Limbic_TempPole", "ContA", "ContB", "ContC", "DefaultA", "DefaultB", "DefaultC", "TempPar"]
+YEO_7_OF_17 = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6]
+
+
+def test_canonical_masks_hide_the_seventeen_networks_as_the_seven_they_divide() -> None:
+    both = pd.concat([table(YEO_17 * 2, "cortex"), table([""] * 3, "deep")], ignore_index=True)
+    one = model(regions=Regions(both.assign(index=range(len(both)))), canonical_masks=True, mask_kind="network")
+    assert one.mask_groups.tolist() == [*YEO_7_OF_17, 7]
+    batch = Batch.of_series(torch.randn(200, 40, 37), n_views=2)
+    hidden = torch.cat([one.prepare(batch, torch.Generator().manual_seed(seed))[1] for seed in range(8)]).all(2)
+    used = hidden[hidden.any(1)]
+    for group in range(8):
+        members = used[:, one.mask_groups == group]
+        assert (members == members[:, :1]).all() and members.any() and not members.all()
+    counts = torch.stack([used[:, int((one.mask_groups == group).nonzero()[0])] for group in range(8)]).sum(0)
+    assert set(counts.tolist()) == {5, 6, 7}  # 0.65 to 0.85 of eight
+
+
+@pytest.mark.parametrize(("count", "groups"), [("rounded", [0, 0, 1]), ("published", [1, 0, 1])])
+def test_a_network_across_two_canonical_ones_follows_the_larger_part_or_the_last(count: str, groups: list) -> None:
+    regions = Regions(table(["VisCent"] * 4 + ["SomMotA"] * 2))
+    config = Config(**SMALL, canonical_masks=True, mask_count=count)
+    assert semantoks.mask_groups(regions, np.array([0, 0, 0, 1, 0, 2]), config).tolist() == groups
+
+
 def test_impossible_masks_are_refused_with_a_remedy() -> None:
     with pytest.raises(ConfigError, match="mask_kind: time"):
         model(spatial_unit="brain")
@@ -388,6 +414,14 @@ def test_config_says_what_does_not_fit() -> None:
         Config(**{**SMALL, "embed_dim": 32})
     with pytest.raises(ValidationError, match="multiple of num_heads"):
         Config(**{**SMALL, "num_heads": 3})
+
+
+def test_clips_are_augmented_while_the_encoder_learns_a_task_and_only_then() -> None:
+    network = model(finetune_augmentation={**OFF, "noise": 2}).classifier(1, drop_rate=0.0)
+    given, noise = clips(), 0.2 * torch.randn(4, 40, 20, generator=torch.Generator().manual_seed(5))
+    noisy = Batch.of_series(given.series + noise)
+    torch.testing.assert_close(network(given, torch.Generator().manual_seed(5)), network(noisy))
+    assert not torch.allclose(network(given), network(noisy))
 
 
 def test_training_brings_two_views_of_a_person_together_and_people_apart() -> None:

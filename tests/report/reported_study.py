@@ -190,6 +190,13 @@ def _write_models(study: Study, split: pd.DataFrame) -> None:
         curve.assign(seconds=0.4, samples_per_s=80 + rng.normal(0, 3, len(steps))).to_parquet(
             folder / "metrics.parquet"
         )
+        rows = [
+            {"step": step, "share": step / 600, "split": "main", "fold": str(fold), "task": task, "metric": metric}
+            | {"value": chance + gain * step / 600, "sd": 0.05, "chance": chance, "n_people": 36}
+            for step in (150, 300, 600)
+            for task, metric, chance, gain in (("diagnosis", "auroc", 0.5, 0.3), ("age", "mae", 12.0, -4.0))
+        ]
+        tables.frame(rows, tables.PROBES).to_parquet(folder / "probes.parquet")
         train = part[part["role"] == "train"]
         train[["dataset", "participant_id"]].to_parquet(folder / "people.parquet", index=False)
         about = {"family": "semantoks", "n_regions": 120, "atlases": ["demo457"], "t_r": 2.0, "model": {"depth": 2}}

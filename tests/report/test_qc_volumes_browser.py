@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from anatomy_study import LEFT_OUT, NOISY, SHIFTED, make_page, name, write
+from anatomy_quality_study import LEFT_OUT, NOISY, SHIFTED, make_page, name, write
 from test_report_browser import BROWSER, probe, visit
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium on the PATH")]

@@ -136,12 +136,23 @@ def test_sections_tell_who_was_left_out_training_motion_and_commands(study: Path
         "−1 too much motion",
         "mean FD 0.71 mm, limit 0.5 mm",
         "Median rate",
+        "diagnosis, among training people",
+        "age, among training people",
         "Motion by site",
         "Coverage of regions by network",
         f"snakemake --cores all --configfile {study}",
         "no person and no kin on two sides",
     ):
         assert words in shown.text, words
+
+
+def test_what_was_known_at_moments_of_the_training_is_drawn_beside_the_loss(rendered: page.Rendered) -> None:
+    said = "AUROC of a linear readout among training people: 0.575, at the end 0.800."
+    drawing = rendered.page[: rendered.page.index(said)].rsplit("<svg", 1)[1]
+    whole = drawing + rendered.page[rendered.page.index(said) :].split("</svg>")[0]
+    n_models = whole.count('class="curve s-model')
+    assert n_models in (1, 3) and whole.count("<circle") == 3 * n_models
+    assert whole.count("<title>A constant</title>") == 1
 
 
 def test_a_clean_study_has_no_banner(own: Path) -> None:

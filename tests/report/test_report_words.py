@@ -85,6 +85,31 @@ def test_random_weights_of_the_same_recipe_are_the_twin() -> None:
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.01, 0.05, "adds to"), (-0.02, 0.08, "adds anything to functional connectivity is open"), (-0.3, -0.1, "takes")],
+)
+def test_what_a_model_adds_to_connectivity_is_said_of_that_model_and_readout(low, high, says) -> None:
+    middle = (low + high) / 2
+    joined = entry("a + fc", 0.7 + middle, difference=Difference(middle, low, high, math.nan))
+    others = entry("b + fc", 0.95), entry("a + fc", 0.95, "logistic"), entry("a + fc (random weights)", 0.95)
+    found = board("auroc", entry("a", 0.65), joined, entry("b", 0.6), *others, entry("fc", 0.7))
+    assert found.best("model").system.name == "a"
+    assert found.joined(found.best("model")) is joined
+    (said,) = [sentence for sentence in words.verdict(found).details if "together" in sentence]
+    assert says in said
+    assert f"{0.7 + middle:.3f} together against 0.700 alone" in said
+
+
+def test_a_joined_system_is_named_by_both_parts() -> None:
+    assert role_of("a + fc") == "combined"
+    assert role_of("a + fc (random weights)") == "random"
+    assert role_of("fc_tangent") == "variant"
+    assert label_of("a + fc", "baseline", "", "binary") == "a + functional connectivity"
+    random = label_of("a + fc_tangent (random weights)", "ridge", "", "binary")
+    assert random == "a + connectivity in tangent space, random weights · ridge"
+
+
+@pytest.mark.parametrize(
     ("metric", "model", "fc", "interval", "phrase"),
     [
         ("auroc", 0.6, 0.7, (-0.18, -0.02), "excludes zero"),

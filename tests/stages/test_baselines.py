@@ -100,6 +100,21 @@ def test_only_the_baselines_asked_for(tmp_path):
     assert set(predictions(answered(tmp_path, config=config))["run_id"]) == {"diagnosis_confounds_ridge"}
 
 
+def test_variants_of_connectivity_and_the_untrained_network_joined_with_them(tmp_path):
+    config = copy.deepcopy(CONFIG)
+    asked = {"baselines": ["fc_partial", "fc_tangent", "random_weights"], "combine": ["fc_tangent"]}
+    config["evaluate"] |= asked | {"readouts": ["ridge"], "permutations": 0}
+    found = auroc(answered(tmp_path, config=config))
+    assert set(found) == {
+        "diagnosis_fc_partial_ridge",
+        "diagnosis_fc_tangent_ridge",
+        "diagnosis_recipe-random-weights_ridge_seed-0",
+        "diagnosis_recipe_beside_fc_tangent-random-weights_ridge_seed-0",
+    }
+    assert min(found[run] for run in found if "fc_" in run) > 0.85  # the planted source is one of covariance
+    assert found["diagnosis_recipe-random-weights_ridge_seed-0"] < 0.75
+
+
 def test_no_baselines_give_empty_tables(tmp_path):
     config = copy.deepcopy(CONFIG)
     config["evaluate"]["baselines"] = []

@@ -98,6 +98,21 @@ def test_a_planted_effect_is_found_and_the_folder_says_all_that_a_new_scan_needs
     said = saved.predict([source.evaluation_batch(int(i), saved.spec, about["n_clips"]) for i in scans])
     assert said.logit == pytest.approx(own["logit"].iloc[0], abs=1e-5)
     evaluate.run(predictions=[folder / "predictions.parquet"], config=config, output=tmp_path / "metrics.parquet")
+    check_rollouts(folder / "rollouts.npz", saved, source, own)
+
+
+def check_rollouts(path, saved, source, own):
+    """What is kept is the mean of the patients' own rollouts; whole maps have none."""
+    assert path.exists() == hasattr(saved.network, "rollout")
+    if not path.exists():
+        return
+    stored = np.load(path, allow_pickle=False)
+    patients = set(own.loc[own["y"] == 1, "participant_id"])
+    scans = np.flatnonzero(source.table["participant_id"].isin(patients))
+    batches = [source.evaluation_batch(int(i), saved.spec, 5) for i in scans]
+    expected = np.mean([saved.network.rollout(batch).numpy() for batch in batches], axis=0)
+    assert stored["names"][0] == f"patient ({len(scans)} scans)"
+    np.testing.assert_allclose(stored["maps"][0], expected, atol=1e-5)
 
 
 def test_maps_of_another_tissue_than_the_pretrained_ones_are_refused(tmp_path):

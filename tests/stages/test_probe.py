@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from judged_study import participants, write_embeddings, write_study
 from sklearn.metrics import roc_auc_score
 
@@ -67,6 +68,18 @@ def test_a_continuous_target(study):
     assert predictions["readout"].unique().tolist() == ["ridge"]
     assert np.corrcoef(predictions["y"], predictions["yhat"])[0, 1] > 0.5
     assert predictions["score"].isna().all()
+
+
+def test_embeddings_are_joined_with_the_baselines_that_the_study_names(tmp_path):
+    config, study = prepared(tmp_path)
+    content = yaml.safe_load(config.read_text())
+    content["evaluate"] |= {"combine": ["fc"]}
+    config.write_text(yaml.safe_dump(content))
+    predictions = pd.read_parquet(run(config, study) / "predictions.parquet")
+    assert predictions["system"].unique().tolist() == ["recipe + fc", "recipe"]
+    joined, alone = (predictions[predictions["system"] == name] for name in ("recipe + fc", "recipe"))
+    assert roc_auc_score(joined["y"], joined["score"]) > roc_auc_score(alone["y"], alone["score"])
+    assert (joined["pretrain_people"] == "train_side").all()
 
 
 def test_every_fold_has_its_own_model(study):

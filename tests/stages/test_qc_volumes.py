@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from anatomy_study import COPIED, COPY, LEFT_OUT, NOISY, SHIFTED, SITES, SMALL, make_page, name, write
+from anatomy_quality_study import COPIED, COPY, LEFT_OUT, NOISY, SHIFTED, SITES, SMALL, make_page, name, write
 from PIL import Image
 from tiny_maps import AFFINE, TinyMaps, tissue
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from held_images import Held, Pixels, cohort
+from pydantic import ValidationError
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.utils.class_weight import compute_sample_weight
@@ -23,12 +24,12 @@ def settings(**changes) -> FinetuneSettings:
     return FinetuneSettings(**(small | {"checkpoint_every": 25} | changes))
 
 
-def tuned(folder, kind="binary", chosen=None, y=None, n=80, **planted):
+def tuned(folder, kind="binary", chosen=None, y=None, n=80, network=None, **planted):
     """Train on one cohort, with another for validation; return the network, its watch and what it was given."""
     (source, known), (validation, more) = (cohort(size, kind, seed, **planted) for size, seed in ((n, 1), (30, 2)))
     known = (known | more) if y is None else y
     torch.manual_seed(0)
-    network = Pixels()
+    network = network or Pixels()
     train_side = [known[person] for person in zip(source.table["dataset"], source.table["participant_id"], strict=True)]
     objective = Objective.of(kind, np.array(train_side))
     chosen = chosen or settings()
@@ -86,10 +87,45 @@ def test_training_ends_early_and_keeps_the_best_step_where_labels_mean_nothing(t
     assert objective.loss(values, labels).item() == pytest.approx(min(losses), rel=1e-5)
 
 
+def frozen(until: float | None) -> Pixels:
+    """Return a network whose hidden layer is held still."""
+    torch.manual_seed(0)
+    network = Pixels()
+    network.part_of = {name: "hidden" if name.startswith("hidden") else "head" for name in network.state_dict()}
+    network.freeze(["encoder"], until)
+    return network
+
+
+def test_what_is_frozen_stays_as_it_was_until_its_share_of_the_steps(tmp_path):
+    steps = settings(n_steps=20, evaluate_every=1, patience=None)
+    start = frozen(None).state_dict()
+    for until, moves in ((None, False), (0.5, True)):
+        network = frozen(until)
+        tuned(tmp_path / str(until), chosen=steps, network=network)
+        last = checkpoint.latest(tmp_path / str(until))["model"]
+        assert torch.equal(last["hidden.weight"], start["hidden.weight"]) != moves
+        assert not torch.equal(last["fc.weight"], start["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"unfreeze_at": 0.5}, "needs freeze"),
+        ({"freeze": []}, "at least 1"),
+        ({"head_norm": "batch", "batch_size": 1}, "two people"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong, message):
+    with pytest.raises(ValidationError, match=message):
+        settings(**wrong)
+    assert settings(freeze="encoder").frozen == ["encoder"] and settings().frozen == []
+    assert settings(head="mlp").hidden_dim == 256 and settings().hidden_dim is None
+
+
 @pytest.mark.parametrize("dies_at", [3, 30, 77])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, dies_at):
     chosen = settings(n_steps=80, patience=None)
-    whole, watch, _, _ = tuned(tmp_path / "whole", chosen=chosen)
+    whole, watch, _, _ = tuned(tmp_path / "whole", chosen=chosen, network=frozen(0.5))
     original = optim.set_schedules
 
     def dies(optimizer, given, step):
@@ -99,9 +135,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, dies_at)
 
     monkeypatch.setattr(optim, "set_schedules", dies)
     with pytest.raises(KeyboardInterrupt):
-        tuned(tmp_path / "killed", chosen=chosen)
+        tuned(tmp_path / "killed", chosen=chosen, network=frozen(0.5))
     monkeypatch.setattr(optim, "set_schedules", original)
-    resumed, again, _, _ = tuned(tmp_path / "killed", chosen=chosen)
+    resumed, again, _, _ = tuned(tmp_path / "killed", chosen=chosen, network=frozen(0.5))
     assert again.losses == watch.losses
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from neuropipe.config import RECIPES
 from neuropipe.errors import ConfigError
 from neuropipe.workflow import Graph, config_path
 
@@ -84,7 +85,9 @@ def test_one_file_is_one_study(tmp_path, monkeypatch):
 def test_a_recipe_is_judged_where_the_config_says(monkeypatch):
     monkeypatch.chdir(ROOT)
     graph = Graph("workflow/studies/abide_series.yaml")
-    assert graph.models("autism-transfer") == [("semantoks-abide", 0)]
+    recipes = {path.stem for path in RECIPES.glob("*-abide.yaml")}
+    assert {recipe for recipe, _ in graph.models("autism-transfer")} == recipes
+    assert set(graph.finetuned("autism-transfer")) == set(graph.models("autism-transfer"))
     assert graph.models("autism") == []
     assert not any("tasks/autism/probe" in path for path in graph.predictions())
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from neuropipe.hub.layouts import learning_from_brains as shared
 from neuropipe.hub.layouts.learning_from_brains import SECTION, released_regions
-from neuropipe.models.embedder import DecodingNetwork
 from neuropipe.models.csm import Config, Model
+from neuropipe.models.embedder import DecodingNetwork
 from neuropipe.signals.regions import Regions
 
 __all__ = ["SECTION", "decoder", "read", "released_regions"]

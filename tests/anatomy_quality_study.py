@@ -1,6 +1,6 @@
 """A study of made-up maps or slices of any number, as volumes, shard and collect leave it: for the quality page.
 
-``python tests/anatomy_study.py FOLDER 500`` writes one on the grid of CAT12 and makes its page.
+``python tests/anatomy_quality_study.py FOLDER 500`` writes one on the grid of CAT12 and makes its page.
 """
 
 from __future__ import annotations

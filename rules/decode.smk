@@ -1,0 +1,38 @@
+# The labels of clips: all baselines and frozen networks of a decoding task in one job.
+
+
+rule decode:
+    input:
+        manifests=lambda wc: graph.manifests(graph.config.tasks[wc.task].datasets),
+        participants=lambda wc: graph.participants(graph.config.tasks[wc.task].datasets),
+        clips=lambda wc: graph.clips(wc.task),
+        split=lambda wc: graph.split_tables([graph.config.tasks[wc.task].split]),
+        models=lambda wc: graph.receipts_of_models(wc.task),
+    output:
+        decoding=f"{graph.root}/tasks/{{task}}/decoding/decoding.parquet",
+    log:
+        f"{graph.root}/logs/decode_{{task}}.log",
+    benchmark:
+        f"{graph.root}/benchmarks/decode_{{task}}.tsv"
+    conda:
+        "../envs/neuropipe.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=480,
+    params:
+        version=lambda wc: graph.params(
+            "decode",
+            graph.config.tasks[wc.task],
+            graph.config.evaluate,
+            graph.config.seed,
+        ),
+        config=graph.path,
+        shards=lambda wc: graph.shard_folders(graph.config.tasks[wc.task].datasets),
+        split=lambda wc: graph.split_folders([graph.config.tasks[wc.task].split]),
+        folder=lambda wc, output: os.path.dirname(output.decoding),
+    shell:
+        "neuropipe decode --config {params.config:q} --task {wildcards.task:q} --split-dir {params.split:q}"
+        " --shards {params.shards:q} --models {input.models:q} --threads {threads}"
+        " --output {params.folder:q} > {log:q} 2>&1"
