@@ -215,10 +215,11 @@ class Graph:
     def task_predictions(self, task: str) -> list[str]:
         """Return the predictions of one task: of its probe, where a model is judged, baselines, fine-tuned networks.
 
-        Of a decoding task, all but fine-tuned networks come from one job.
+        Of a decoding task, baselines and frozen networks come from one job.
         """
         if self.config.tasks[task].kind == "decoding":
-            return [f"{self.study.task(task, 'decoding')}/decoding.parquet"]
+            parts = ["decoding", *(f"decoding-{recipe}_seed-{seed}" for recipe, seed in self.finetuned(task))]
+            return [f"{self.study.task(task, part)}/decoding.parquet" for part in parts]
         parts = ["probe", "baselines"] if self.models(task) else ["baselines"]
         parts += [f"finetune/{recipe}_seed-{seed}" for recipe, seed in self.finetuned(task)]
         return [f"{self.study.task(task, part)}/predictions.parquet" for part in parts]

@@ -149,6 +149,13 @@ def _listed(item: dict, key: str) -> list:
     return item[key] if isinstance(item.get(key), list) else []
 
 
+def _shared(task: dict, own: list[str], datasets: dict[str, dict]) -> bool:
+    """Return whether a recipe on the datasets `own` has models for a task: of clips, other series will do."""
+    links = roots_of(_links_of(datasets)) if task.get("kind") == "decoding" else {}
+    asked, known = ({links.get(name, name) for name in names} for names in (_listed(task, "datasets"), own))
+    return bool(asked & known)
+
+
 def _finetuned_tasks(content: dict[str, Any]) -> list[str]:
     """Return the mistakes in the tasks that a recipe is fine-tuned for: each must be one that judges the recipe."""
     datasets, tasks = _part(content, "datasets"), _part(content, "tasks")
@@ -168,7 +175,7 @@ def _finetuned_tasks(content: dict[str, Any]) -> list[str]:
                     f"{where}: the datasets of task {name} hold {' and '.join(sorted(found))}, not what the "
                     "recipe is trained on"
                 )
-            elif item.get("people") != "external" and not set(asked) & set(own):
+            elif item.get("people") != "external" and not _shared(tasks[name], own, datasets):
                 lines.append(
                     f"{where}: the recipe is trained on none of the datasets of task {name}, so that it has no "
                     "model for its folds; add one to datasets, or use people: external"

@@ -67,7 +67,12 @@ class Batch:
         return len(self) // self.n_views
 
     def measured(self) -> Tensor:
-        """Return `series` with zeros wherever it is marked as not measured, whatever stands there."""
+        """Return `series` with zeros wherever it is marked as not measured, whatever stands there.
+
+        It is the series itself, not a copy, where everything was measured (see `throughout`).
+        """
+        if throughout(self.valid_time) and throughout(self.valid_region):
+            return self.series
         return self.series.masked_fill(~(self.valid_time[:, :, None] & self.valid_region[:, None, :]), 0)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -105,6 +110,14 @@ class Batch:
     def of_images(cls, image: Tensor, labels: dict[str, Tensor] | None = None, n_views: int = 1) -> Batch:
         """Wrap plain images of shape (batch, 1, row, column), people numbered from 0."""
         return cls(**_codes(image, n_views), image=image, labels=labels or {}, n_views=n_views)
+
+
+def throughout(mask: Tensor) -> bool:
+    """Return whether a bool mask on the processor holds everywhere; of one on a GPU, which would be waited for, False.
+
+    Where it holds, what it would leave out need not be copied.
+    """
+    return mask.device.type == "cpu" and bool(mask.numpy().all())
 
 
 def _codes(content: Tensor, n_views: int) -> dict[str, Tensor]:

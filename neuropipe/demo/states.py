@@ -27,7 +27,7 @@ BLOCK_S = 24.0
 LEAD_S = 12.0  # before the first block
 TAIL_S = 8.0  # after the last one, for its response
 DURATION_S = LEAD_S + N_CYCLES * len(LABELS) * BLOCK_S + TAIL_S
-LEVEL = 0.55  # of a network, in standard deviations of its signal
+LEVEL = 1.0  # of a network, in standard deviations of its signal
 SHARED = 0.8  # part of the shared signal in a network's, at full response
 N_TASK_PEOPLE = 16
 DELAY_S = 4.5  # between a block and its clip, as the configuration of the demo says
@@ -108,7 +108,7 @@ def regional_series(
 
 
 def block_features(signals: np.ndarray, timing: Timing) -> tuple[np.ndarray, np.ndarray]:
-    """Return means (n_blocks, 9) and couplings (n_blocks, 36; Fisher's z) of the networks in all blocks' clips."""
+    """Return means (n_blocks, 9) and couplings (n_blocks, 36; Fisher's z) of the networks in every block's clip."""
     time = np.arange(len(signals)) * timing.t_r
     starts = [onset_s(number) + DELAY_S for number in range(N_CYCLES * len(LABELS))]
     clips = [signals[(time >= start) & (time < start + BLOCK_S)] for start in starts]

@@ -67,10 +67,7 @@ def confounds(trials: Trials, names: list[str]) -> Features:
         The task's own confounds of persons (see `features.confound_names`).
     """
     table, people = trials.table, trials.question.people
-    manifests = [source.manifest for source in trials.sources]
-    recordings = [manifests[s].iloc[p] for s, p in zip(table["source"], table["position"], strict=True)]
-    t_r, mean_fd = ([float(row[name]) for row in recordings] for name in ("t_r", "mean_fd"))
-    columns = [table["n_samples"] * np.array(t_r), table["censored_share"], mean_fd]
+    columns = [table["n_samples"] * trials.t_r(), table["censored_share"], trials.of_recording("mean_fd")]
     design = np.stack([np.asarray(column, dtype=float) for column in columns], axis=1)
     if names:
         design = np.concatenate([design, confound_design(people, names).values[table["row"]]], axis=1)
@@ -100,16 +97,13 @@ def embeddings(model: nn.Module, trials: Trials, spec: ClipSpec, device: torch.d
 
 def _batches(trials: Trials, n_samples: int) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yield batches of windows of `n_samples` with the number of each window's clip, in the order of clips."""
-    t_r = [source.manifest["t_r"].to_numpy(np.float32) for source in trials.sources]
-    held: list[tuple[Clip, int, float]] = []
+    held: list[tuple[int, Clip]] = []
     for i in range(len(trials)):
-        clip, row = read_clip(trials, i), trials.table.iloc[i]
-        held += [(window, i, t_r[row["source"]][row["position"]]) for window in windows(clip, n_samples)]
-        while len(held) >= MOST_ROWS:
-            yield _batch(held[:MOST_ROWS], n_samples)
-            held = held[MOST_ROWS:]
-    if held:
-        yield _batch(held, n_samples)
+        held += [(i, window) for window in windows(read_clip(trials, i), n_samples)]
+        while len(held) >= MOST_ROWS or (held and i == len(trials) - 1):
+            part, held = held[:MOST_ROWS], held[MOST_ROWS:]
+            numbers = np.array([number for number, _ in part])
+            yield batch_of([clip for _, clip in part], trials.t_r(numbers), n_samples), numbers
 
 
 def windows(clip: Clip, n_samples: int) -> list[Clip]:
@@ -120,22 +114,30 @@ def windows(clip: Clip, n_samples: int) -> list[Clip]:
     return [Clip(clip.series[cut], clip.valid_time[cut], clip.valid_region) for cut in cuts]
 
 
-def _batch(held: list[tuple[Clip, int, float]], n_samples: int) -> tuple[Batch, np.ndarray]:
-    """Return windows as one batch, padded with zeros that are marked, and the numbers of their clips."""
-    n, n_regions = len(held), held[0][0].series.shape[1]
-    series = np.zeros((n, n_samples, n_regions), dtype=np.float32)
-    valid_time = np.zeros((n, n_samples), dtype=bool)
-    for k, (clip, _, _) in enumerate(held):
+def batch_of(
+    clips: list[Clip], t_r: np.ndarray, n_samples: int, labels: dict[str, torch.Tensor] | None = None
+) -> Batch:
+    """Return clips of at most `n_samples` as one batch, padded at their ends with zeros that are marked.
+
+    Parameters
+    ----------
+    t_r : ndarray (n_clips,)
+        Repetition times, s.
+    labels : dict of str to tensor (n_clips,), optional
+    """
+    series = np.zeros((len(clips), n_samples, clips[0].series.shape[1]), dtype=np.float32)
+    valid_time = np.zeros((len(clips), n_samples), dtype=bool)
+    for k, clip in enumerate(clips):
         series[k, : len(clip.series)] = clip.series * clip.valid_time[:, None]
         valid_time[k, : len(clip.series)] = clip.valid_time
-    zeros = torch.zeros(n, dtype=torch.int64)
-    batch = Batch(
+    zeros = torch.zeros(len(clips), dtype=torch.int64)
+    return Batch(
         person=zeros,
         dataset=zeros,
         site=zeros - 1,
         series=torch.from_numpy(series),
         valid_time=torch.from_numpy(valid_time),
-        valid_region=torch.from_numpy(np.stack([clip.valid_region for clip, _, _ in held])),
-        t_r=torch.tensor([t_r for _, _, t_r in held]),
+        valid_region=torch.from_numpy(np.stack([clip.valid_region for clip in clips])),
+        t_r=torch.from_numpy(t_r.astype(np.float32)),
+        labels=labels or {},
     )
-    return batch, np.array([i for _, i, _ in held])

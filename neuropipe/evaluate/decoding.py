@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from neuropipe.evaluate.systems import pretrained_system
 from neuropipe.evaluate.tables import CHOICES, COSTS, DECODING, EFFICIENCY
 from neuropipe.evaluate.trials import Trials, drawn_people
 from neuropipe.hub import export
+from neuropipe.hub.export import Saved
 
 READOUT = "logistic"
 CLIP_MEASURES = ("duration_s", "censored_share", "mean_fd")  # what `clip_features.confounds` always holds
@@ -123,17 +124,23 @@ class Decoder:
 
     def _grid(self, found: Decoded, facts: dict[str, Any], table: Features, fold: Fold, all_of: Chosen) -> None:
         """Append how well decoders do that learn from some of the training people."""
-        if not self.training_people:
-            return
-        trials, tested = self.trials, np.isin(self._judged(fold), self.trials.of(fold.test))
-        y = trials.y[trials.of(fold.test)][None]
-        for n_people, draw, people in drawn_people(trials, fold, self.training_people, self.training_draws):
+        for n_people, draw, people in self.draws(fold, self.training_draws):
             chosen = all_of if len(people) == len(fold.train) else self._fit(table, people, fold.judged)
-            scored = Scored(y, chosen.probability[tested].argmax(axis=1)[None], None, np.zeros(1))
-            row = facts | {"n_people": n_people, "draw": draw, "n_clips": len(trials.of(people))}
-            for name, metric in METRICS["decoding"].items():
-                value = metric.compute(scored, np.ones_like(y, dtype=float))[0]
-                found.efficiency.append(row | {"metric": name, "value": value})
+            row = facts | {"n_people": n_people, "draw": draw, "n_clips": len(self.trials.of(people))}
+            found.efficiency.extend(self.scores(row, fold, chosen.probability))
+
+    def draws(self, fold: Fold, n_draws: int) -> list[tuple[int, int, np.ndarray]]:
+        """Return the (number of people, draw, people) that the grid learns from; see `trials.drawn_people`."""
+        return drawn_people(self.trials, fold, self.training_people, n_draws) if self.training_people else []
+
+    def scores(self, row: dict[str, Any], fold: Fold, probability: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Yield a row of the grid per metric, for what was said of the clips of `fold.judged`."""
+        judged = self._judged(fold)
+        tested = np.isin(judged, self.trials.of(fold.test))
+        y, yhat = self.trials.y[judged[tested]][None], probability[tested].argmax(axis=1)[None]
+        for name, metric in METRICS["decoding"].items():
+            value = metric.compute(Scored(y, yhat, None, np.zeros(1)), np.ones(y.shape))[0]
+            yield row | {"metric": name, "value": value}
 
 
 def _choices(facts: dict[str, Any], n_features: int, chosen: Chosen) -> list[dict[str, Any]]:
@@ -193,6 +200,14 @@ class Networks:
         learned_from = (people["dataset"] + "/" + people["participant_id"]).tolist()
         return {**entry, "mode": self.made["mode"], "people": learned_from}
 
+    def saved(self, trials: Trials, fold: Fold) -> Saved:
+        """Return the network of a fold, after a check that it knows the regions of the clips."""
+        folder = self.root / self._entry(trials.question.split, fold.name)["folder"]
+        found = export.load(folder)
+        for source in trials.sources:
+            found.regions.check_same(source.regions, f"{folder}: decoding {source.dataset}")
+        return found
+
     def _entry(self, split: str, fold: str) -> dict[str, Any]:
         own = [e for e in self.made["models"] if e["split"] == split and str(e["fold"]) == fold]
         if not own:
@@ -216,15 +231,13 @@ class Networks:
         known: dict[str, Features] = {}
 
         def of_fold(fold: Fold) -> Features:
-            folder = self.root / self._entry(trials.question.split, fold.name)["folder"]
-            if str(folder) not in known:
-                saved = export.load(folder)
-                for source in trials.sources:
-                    saved.regions.check_same(source.regions, f"{folder}: decoding {source.dataset}")
+            folder = self._entry(trials.question.split, fold.name)["folder"]
+            if folder not in known:
+                saved = self.saved(trials, fold)
                 model, spec = saved.model, saved.model.config.reads()
                 if not trained:
                     model = export.build(saved.about["family"], model.config, saved.regions, saved.about["seed"])
-                known[str(folder)] = clip_features.embeddings(model, trials, spec, self.device)
-            return known[str(folder)]
+                known[folder] = clip_features.embeddings(model, trials, spec, self.device)
+            return known[folder]
 
         return of_fold

@@ -47,6 +47,15 @@ class Trials:
         """Return the clips (rows of `table`) of some people (rows of `People.table`)."""
         return np.flatnonzero(np.isin(self.table["row"].to_numpy(), people))
 
+    def of_recording(self, column: str) -> np.ndarray:
+        """Return what the manifests say of each clip's recording, float64 (n_clips,)."""
+        values = [source.manifest[column].to_numpy(float) for source in self.sources]
+        return np.array([values[s][p] for s, p in zip(self.table["source"], self.table["position"], strict=True)])
+
+    def t_r(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Return the repetition times (s) of some clips."""
+        return self.of_recording("t_r")[rows]
+
     def inner(self, people: np.ndarray) -> np.ndarray:
         """Return the inner fold (int) of each clip of the training side `people`.
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuropipe.errors import CheckpointError
 from neuropipe.hub import export, finetuned
 from neuropipe.hub.layouts import neuroclr as layout
 from neuropipe.models import resnet1d
-from neuropipe.models.neuroclr import Config, SeriesEncoder
-from neuropipe.models.resnet1d import ResNet1D
+from neuropipe.models.neuroclr import Config, RegionNetwork, SeriesEncoder
 from neuropipe.paths import atomic, write_text
 from neuropipe.provenance import read_json
 from neuropipe.signals.regions import Regions
@@ -73,9 +72,8 @@ def write(source: Path, output: Path) -> None:
     head, labels, trained = None, {"num_labels": 2}, UNTRAINED
     if "task" in about:
         saved = finetuned.load(source)
-        classifier = saved.network.classifier
-        encoder, regions = classifier.encoder, saved.regions
-        head, labels = decision(classifier.head, about), names_of(about["task"])
+        encoder, regions = saved.network.classifier.encoder, saved.regions
+        head, labels = decision(saved.network, about), names_of(about["task"])
         trained = f"The classifier was trained for {about['task']['target']}."
     else:
         read = export.load(source)
@@ -86,12 +84,18 @@ def write(source: Path, output: Path) -> None:
     write_text(output / "README.md", _readme(output.name, encoder.config, regions, labels, trained))
 
 
-def decision(head: ResNet1D, about: Mapping[str, Any]) -> dict[str, Tensor]:
+def decision(network: RegionNetwork, about: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return a trained head whose last layer gives logits of two classes, calibrated, or a number in its unit.
 
     Our networks have one output, the log odds of the positive class: the other class's logit is 0.
     """
-    weights = layout.head_weights(head)
+    head = network.classifier.head
+    if not isinstance(head.dense, nn.Linear) or not isinstance(head.norm, nn.Identity):
+        raise CheckpointError(
+            "The network's last layers are not the released head's: fine-tune it with head: linear and head_norm: null "
+            "to export it."
+        )
+    weights = {f"head.{name}": value for name, value in head.state_dict().items()}
     weight, bias = weights["head.dense.weight"], weights["head.dense.bias"]
     if about["scaling"] is not None:
         mean, sd = about["scaling"]["mean"], about["scaling"]["sd"]

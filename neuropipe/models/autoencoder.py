@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from neuropipe.data.batch import Batch
+from neuropipe.data.batch import Batch, throughout
 from neuropipe.models.embedder import (
     DecodingNetwork,
     Embedder,
@@ -28,6 +28,7 @@ from neuropipe.models.embedder import (
     decay_groups,
     draw_windows,
     mean_error,
+    measured,
     parts_read,
     unembedder,
     whole,
@@ -65,8 +66,11 @@ class Config(WindowConfig):
 def together(window: Window) -> Window:
     """Return windows whose samples with data come first, in order; their times tell where something was left out."""
     order = window.attend.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+    if throughout(order[:, 1:] > order[:, :-1]):
+        return window  # no gaps
+    row = torch.arange(len(order), device=order.device)[:, None]
     return window._replace(
-        series=window.series.gather(1, order[:, :, None].expand_as(window.series)),
+        series=window.series[row, order],
         attend=window.attend.gather(1, order),
         time_s=window.time_s.gather(1, order),
     )
@@ -187,14 +191,14 @@ class Model(nn.Module):
         window, lengths = self.prepare(batch, generator)
         forced = torch.rand((), generator=generator, device=generator.device) < self.config.teacher_forcing
         predicted = self.write(window, lengths, forced, generator)
-        counted = window.attend[:, :, None] & window.region[:, None]
+        counted = measured(window.attend, window.region)
         loss = mean_error(predicted, window.series, counted)
         return {"loss": loss, "zero_error": mean_error(torch.zeros_like(predicted), window.series, counted)}
 
     def reconstruct(self, batch: Batch, generator: torch.Generator) -> Reconstruction:
         """Return windows as they are written from their vectors alone, for judging them: nothing is dropped."""
         window, lengths = self.prepare(batch, generator)
-        counted = window.attend[:, :, None] & window.region[:, None]
+        counted = measured(window.attend, window.region)
         return Reconstruction(self.write(window, lengths), window.series, counted, counted)
 
     def prepare(self, batch: Batch, generator: torch.Generator) -> tuple[Window, Tensor | None]:

@@ -145,7 +145,7 @@ class Model(nn.Module):
         hidden = self.encode(sequence, generator)
         if self.config.objective == "dense":
             hidden = F.pad(hidden[:, :-1], (0, 0, 1, 0))  # a sample is read from the place before it
-        return Reconstruction(self.unembedder(hidden), sequence.target, sequence.counted, sequence.visible)
+        return Reconstruction(self.unembedder(hidden, generator), sequence.target, sequence.counted, sequence.visible)
 
     def features(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return what the model knows of each clip, (batch, embed_dim); nothing is dropped without a generator."""
@@ -170,7 +170,7 @@ class Model(nn.Module):
         return self.features(batch)
 
     def classifier(self, n_outputs: int, drop_rate: float | None = None) -> DecodingNetwork:
-        """Return this model with one linear layer on its features (none of the layer's own dropout in the release)."""
+        """Return this model with one linear layer on its features."""
         return DecodingNetwork(self, n_outputs, drop_rate, norm=self.pooler is None)
 
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:
@@ -187,8 +187,8 @@ def every_sample(window: Window) -> Sequence:
     """Ask for every sample whose predecessor was measured."""
     series, attend, time_s, region = window
     follows = F.pad(attend[:, 1:] & attend[:, :-1], (1, 0))
-    measured = attend[:, :, None] & region[:, None, :]
-    return Sequence(series, time_s, attend, series, follows[:, :, None] & measured, measured)
+    counted, visible = shared.measured(follows, region), shared.measured(attend, region)
+    return Sequence(series, time_s, attend, series, counted, visible)
 
 
 def one_sample(window: Window, chosen: Tensor, mask: Tensor) -> Sequence:
@@ -201,8 +201,7 @@ def one_sample(window: Window, chosen: Tensor, mask: Tensor) -> Sequence:
     here, before = position == chosen[:, None], position < chosen[:, None]
     asked = here & attend & (attend.sum(1) > 1)[:, None]
     tokens = torch.where(here[:, :, None], mask, series * before[:, :, None])
-    counted = asked[:, :, None] & region[:, None, :]
-    visible = (attend & before)[:, :, None] & region[:, None, :]
+    counted, visible = shared.measured(asked, region), shared.measured(attend & before, region)
     return Sequence(tokens, time_s, attend & (here | before), series, counted, visible)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuropipe.data.batch import Batch
+from neuropipe.data.batch import Batch, throughout
 from neuropipe.errors import ConfigError
 from neuropipe.models.base import ClipSpec, ModelConfig
 from neuropipe.models.layers import dropout
@@ -111,7 +111,17 @@ def draw_windows(batch: Batch, config: WindowConfig, generator: torch.Generator)
     window = whole(batch)
     position = torch.arange(window.attend.shape[1], device=batch.device)
     attend = window.attend & (position < draw_lengths(config, len(batch), generator)[:, None])
-    return window._replace(series=window.series.masked_fill(~attend[:, :, None], 0), attend=attend)
+    return window._replace(series=window.series * attend[:, :, None], attend=attend)
+
+
+def measured(attend: Tensor, region: Tensor) -> Tensor:
+    """Return bool (batch, time, region): samples that are attended of regions that a recording has.
+
+    A view where no region is missing (see `neuropipe.data.batch.throughout`).
+    """
+    if throughout(region):
+        return attend[:, :, None].expand(-1, -1, region.shape[1])
+    return attend[:, :, None] & region[:, None, :]
 
 
 def draw_lengths(config: WindowConfig, n: int, generator: torch.Generator) -> Tensor:

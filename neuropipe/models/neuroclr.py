@@ -101,7 +101,7 @@ class Config(ModelConfig):
     """Published: how the tokens of a series become one vector; ``flatten`` is for the one token of the release."""
     n_queries: int = Field(4, ge=1)
     """Native: weighted means over regions in the embedding."""
-    n_components: int = Field(24, ge=2)
+    n_components: int = Field(64, ge=2)
     """Native: learned combinations of regions whose connectivity is in the embedding."""
     shrinkage: float = Field(0.1, gt=0, le=1)
     """Native: share of the identity in the components' correlation matrix before its logarithm."""
@@ -133,7 +133,7 @@ class Config(ModelConfig):
 
     # Networks for a task
     freeze_encoder: bool = False
-    """Train what is on top alone, as released."""
+    """Published: the classifier trains its head alone, as released. A recipe says it with finetune: freeze."""
     inputs_are_embeddings: bool = False
     """Published classifier: its input is features already, and the encoder is left out."""
     classifier_hidden_dim: int = Field(64, ge=1)
@@ -439,10 +439,10 @@ class Classifier(nn.Module):
         self.head = ResNet1D(n_regions, n_outputs, **config.head.model_dump(exclude={"drop_rate"}))
 
     def hidden(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Encode (row, region, n_samples); a frozen encoder drops nothing and gets no gradient."""
+        """Encode (row, region, n_samples); an encoder that is held still drops nothing and gets no gradient."""
         if self.config.inputs_are_embeddings:
             return x
-        if not self.config.freeze_encoder:
+        if any(parameter.requires_grad for parameter in self.encoder.transformer_encoder.parameters()):
             return self.encoder.regions(x, generator)
         with torch.no_grad():
             return self.encoder.regions(x)
@@ -757,6 +757,20 @@ class Model(nn.Module):
             return h.flatten(1)
         return h.sum(1) / batch.valid_region.sum(1, keepdim=True).clamp(min=1)
 
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """Return what `embed` reads: the ``encoder``, or ``embedder``, ``transformer`` and ``connectivity``."""
+        if self.config.variant == "published":
+            return {"encoder": list(self.encoder.transformer_encoder.parameters())}
+        found: dict[str, list[nn.Parameter]] = {"embedder": [], "transformer": [], "connectivity": []}
+        for name, parameter in self.encoder.named_parameters():
+            if name.startswith(("over_time.", "over_regions.", "norm.", "queries.")):
+                found["transformer"].append(parameter)
+            elif name.startswith(("fingerprint.", "components")):
+                found["connectivity"].append(parameter)
+            elif name != "mask_token":
+                found["embedder"].append(parameter)
+        return found
+
     def classifier(self, n_outputs: int, drop_rate: float | None = None) -> Network:
         """Return the encoder with the variant's own head on top."""
         if self.config.variant == "published":
@@ -809,17 +823,15 @@ class PersonNetwork(LinearNetwork):
     def __init__(self, model: Model, n_outputs: int, drop_rate: float | None) -> None:
         config = model.config
         super().__init__(config.classifier_hidden_dim, n_outputs, drop_rate, norm=False)
-        self.config, self.encoder = config, model.encoder
-        self.encoder.requires_grad_(not config.freeze_encoder)
+        self.config, self.encoder = config, model.encoder.requires_grad_(True)
+        if self.encoder.mask_token is not None:
+            self.encoder.mask_token.requires_grad_(False)  # nothing is hidden here
         self.embedding_norm = nn.LayerNorm(model.embed_dim)
         self.hidden = nn.Linear(model.embed_dim, config.classifier_hidden_dim)
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return the hidden layer of the head, (row, classifier_hidden_dim)."""
-        frozen = self.config.freeze_encoder
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            drops = None if frozen else generator
-            whole = self.encoder(*prepare(batch, self.config.t_r), batch.valid_region, generator=drops).whole
+        whole = self.encoder(*prepare(batch, self.config.t_r), batch.valid_region, generator=generator).whole
         return F.gelu(self.hidden(self.embedding_norm(whole)))
 
     def param_groups(self, weight_decay: float, layer_decay: float) -> list[dict]:

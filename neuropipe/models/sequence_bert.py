@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuropipe.data.batch import Batch
+from neuropipe.data.batch import Batch, throughout
 from neuropipe.models import embedder as shared
 from neuropipe.models.embedder import (
     NO_TIME,
@@ -162,7 +162,7 @@ class Model(nn.Module):
         """
         sequence, other = self.prepare(batch, generator)
         hidden = self.encode(sequence, generator)
-        predicted = self.unembedder(hidden)
+        predicted = self.unembedder(hidden, generator)
         error = shared.mean_error(predicted, sequence.target, sequence.counted)
         pairs = self.next_loss(hidden, other, generator)
         zero = shared.mean_error(torch.zeros_like(predicted), sequence.target, sequence.counted)
@@ -174,31 +174,48 @@ class Model(nn.Module):
         """Return predictions of hidden entries, for judging them: nothing is dropped."""
         sequence, _ = self.prepare(batch, generator)
         predicted = self.unembedder(self.encode(sequence))
-        return Reconstruction(predicted, sequence.target, sequence.counted, sequence.visible)
+        told = sequence.visible & ~sequence.counted
+        return Reconstruction(predicted, sequence.target, sequence.counted, told)
 
     @torch.compiler.disable  # drawing from a generator cannot be compiled, what follows can
     def prepare(self, batch: Batch, generator: torch.Generator) -> tuple[Sequence, Tensor]:
         """Return pairs with hidden entries, and bool (batch,): whose second part is another recording's."""
         window = shared.whole(batch)
         pairs = draw_pairs(batch, self.config, generator)
-        joined = join(window, pairs)
-        hidden = self.draw_mask(joined.attend, joined.region.any(1), generator)
+        joined = join(window, pairs, self.lead)
+        hidden = self.draw_mask(joined.attend, window.region | window.region[pairs.partner], generator)
         return self.sequence(joined, hidden), pairs.other
 
+    @property
+    def lead(self) -> int:
+        """Places before the first part: one where the class token stands first."""
+        return int(self.config.cls_place == "first")
+
     def sequence(self, joined: Joined, hidden: Tensor) -> Sequence:
-        """Return joined pairs with the special tokens in place and the entries `hidden` (broadcast) replaced."""
-        separator = (joined.place_of == SEPARATOR) | (joined.place_of == END)
-        hidden = hidden & joined.attend[:, :, None]
+        """Return joined pairs with the special tokens in place and the entries `hidden` (broadcast) replaced.
+
+        ``visible`` still holds what is hidden. Every copy of the series counts here: it takes longer than all else.
+        """
+        kinds, row = joined.place_of, torch.arange(len(hidden), device=hidden.device)
+        between, end = ((kinds == kind).int().argmax(1) for kind in (SEPARATOR, END))
+        cls = torch.zeros_like(end) if self.lead else end + 1
+        # lerp by 0 or 1 is exact, and several times as fast as torch.where where whole samples are replaced
+        tokens = torch.lerp(joined.series, self.mask_values(joined.order), hidden.to(joined.series.dtype))
+        tokens = tokens.mul_(joined.attend[:, :, None])
+        attend, time_s = joined.attend.clone(), joined.time_s.clone()
+        for place, name in ((between, "sep"), (end, "sep"), (cls, "cls")):
+            tokens[row, place] = self.embedder.tokens[name][0].to(tokens.dtype)
+            attend[row, place], time_s[row, place] = True, NO_TIME
+        late = (lambda x: x) if self.lead else after_one  # in the release outputs are read one place late
         measured = joined.attend[:, :, None] & joined.region
-        tokens = torch.where(hidden, self.mask_values(joined.order), joined.series)
-        tokens = torch.where(separator[:, :, None], self.embedder.tokens["sep"], tokens)
-        known = Window(tokens, joined.attend | separator, joined.time_s, joined.region)
-        whole = shared.with_cls(known, self.embedder.tokens["cls"], self.config.cls_place == "first")
-        return whole._replace(
-            target=F.pad(joined.series, (0, 0, 1, 0)),
-            counted=F.pad(hidden & measured, (0, 0, 1, 0)),
-            visible=F.pad(~hidden & measured, (0, 0, 1, 0)),
-            part=F.pad((joined.place_of >= SECOND).long(), (1, 0)),
+        return Sequence(
+            tokens=tokens,
+            time_s=time_s,
+            attend=attend,
+            target=late(joined.series),
+            counted=late(hidden & measured).expand_as(tokens),
+            visible=late(measured).expand_as(tokens),
+            part=late((kinds >= SECOND).long()),
         )
 
     def encode(self, sequence: Sequence, generator: torch.Generator | None = None) -> Tensor:
@@ -263,12 +280,12 @@ class Pairs(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """First part, separator, second part, separator, padding."""
+    """First part, separator, second part, separator, padding; one more place, for the class token."""
 
     series: Tensor  # (batch, place, region), zero where nothing was measured
     attend: Tensor  # bool (batch, place), samples that were measured
     time_s: Tensor  # (batch, place), from 0 in each part; `NO_TIME` at separators
-    region: Tensor  # bool (batch, place, region), regions that the recording at this place has
+    region: Tensor  # bool (batch, place, region), regions that the recording at this place has; (1, 1, 1) where all do
     place_of: Tensor  # int64 (batch, place): NOWHERE, FIRST, SEPARATOR, SECOND or END
     order: Tensor  # int64 (batch, place), samples counted from 0 over both parts
 
@@ -299,16 +316,17 @@ def draw_partner(batch: Batch, negatives: Literal["same_source", "any"], generat
     return torch.where(allowed.any(1), best, torch.arange(n, device=batch.device))
 
 
-def join(window: Window, pairs: Pairs) -> Joined:
-    """Put first and second parts together, separators behind both."""
+def join(window: Window, pairs: Pairs, lead: int = 0) -> Joined:
+    """Put first and second parts together, with a separator's place behind both, behind `lead` places of nothing."""
     series, valid, time_s, region = window
     n, n_samples = valid.shape
-    place = torch.arange(n_samples + 2, device=series.device)
+    place = torch.arange(n_samples + 3, device=series.device) - lead
     own, partner = torch.arange(n, device=series.device)[:, None], pairs.partner[:, None]
     first, second = pairs.n_first[:, None], pairs.n_second[pairs.partner][:, None]
     end = first + second + 1
     place_of = torch.where(place < first, FIRST, torch.where(place < end, SECOND, NOWHERE))
     place_of = torch.where(place == first, SEPARATOR, torch.where(place == end, END, place_of))
+    place_of = place_of.masked_fill(place < 0, NOWHERE)
     in_second = place_of == SECOND
     row = torch.where(in_second, partner, own)
     within = torch.where(in_second, place - first - 1, place).clamp(0, n_samples - 1)  # sample of its own part
@@ -318,13 +336,18 @@ def join(window: Window, pairs: Pairs) -> Joined:
     attend = held & valid[row, column]
     separator = (place_of == SEPARATOR) | (place_of == END)
     return Joined(
-        series=series[row, column] * attend[:, :, None],
+        series=series[row, column].mul_(attend[:, :, None]),
         attend=attend,
         time_s=(time_s[row, within] * held).masked_fill(separator, NO_TIME),
-        region=region[row],
+        region=region.new_ones(1, 1, 1) if throughout(region) else region[row],
         place_of=place_of,
-        order=(place - (place > first).long()).clamp(max=n_samples - 1),
+        order=(place - (place > first).long()).clamp(0, n_samples - 1),
     )
+
+
+def after_one(x: Tensor) -> Tensor:
+    """Return `x` (batch, place, ...) one place later, zeros before it."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
 
 
 def draw_hidden(allowed: Tensor, share: float, at_least_one: bool, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from neuropipe.errors import ConfigError
 from neuropipe.locks import lock
-from neuropipe.paths import Study
 from neuropipe.provenance import describe, read_json, sha256, write_json
 
 if TYPE_CHECKING:
@@ -95,8 +94,7 @@ def write(posed: Posed, asked: Trials, found: Decoded, models: list[Path], outpu
     tables.write(output / "costs.parquet", found.table("costs"), tables.COSTS)
     answers.write_excluded("decode", posed.question, output / "excluded.tsv", {})
     task = posed.question.target.task
-    study = Study(output.parents[2])
-    inputs = posed.inputs | {str(path.relative_to(study.root)): sha256(path) for path in models}
+    inputs = posed.inputs | {str(path.relative_to(path.parents[3])): sha256(path) for path in models}
     settings = posed.study.tasks[task].model_dump(mode="json")
     facts = {"task": task, "Labels": asked.labels, "Clips": len(asked)}
     packages = ("numpy", "scipy", "pandas", "torch")

@@ -63,6 +63,9 @@ def run(
     posed = answers.pose(config, task, split_dir, shards)
     chosen = _recipe(posed.study, recipe, config)
     settings = chosen.tuning(str(posed.study.recipe_path(recipe)))
+    if posed.question.target.kind == "decoding":
+        _decode(posed, settings, models, seed, threads, output)
+        return
     question, made, study = posed.question, read_json(models), Study(models.parents[3])
     entries = {fold.name: _checkpoint(made, question, fold, study) for fold in question.folds}
     pretrained = pretrained_system(question, {"recipe": recipe, "seed": seed}, lambda fold: entries[fold.name])
@@ -75,6 +78,33 @@ def run(
         if maps is not None:
             maps.write(output / "rollouts.npz")
         answers.write("finetune", posed, answer, output)
+
+
+def _decode(
+    posed: Posed, settings: FinetuneSettings, models: Path, seed: int, threads: int | None, output: Path
+) -> None:
+    """Train networks to tell the labels of clips, and write what `neuropipe decode` writes for others."""
+    from neuropipe.evaluate import tables, trials
+    from neuropipe.evaluate.clip_finetune import ClipTuner
+    from neuropipe.evaluate.decoding import Decoded, Decoder, Networks
+    from neuropipe.evaluate.protocol import System
+    from neuropipe.stages import decode
+    from neuropipe.train import devices
+
+    task, asked = posed.question.target.task, trials.gather(posed.question, posed.sources)
+    decoder = Decoder(asked, posed.study.tasks[task].training_people)
+    study, found = Study(models.parents[3]), Decoded()
+    with lock(output / ".lock"), devices.claim(threads) as device:
+        networks = Networks(study.root, read_json(models), device)
+        root = study.finetuned(task, networks.made["recipe"], seed)
+        system = networks.system(asked)
+        begun = [(system, True, root)]
+        if settings.from_scratch:
+            begun.append((System(system.name + tables.FROM_SCRATCH, seed), False, root / "from-scratch"))
+        for who, pretrained, folder in begun:
+            tuner = ClipTuner(decoder, settings, lambda fold: networks.saved(asked, fold), pretrained, device, seed)
+            found.add(tuner.answer(who, folder))
+        decode.write(posed, asked, found, [models], output)
 
 
 def _recipe(study: configuration.StudyConfig, name: str, config: Path) -> Recipe:

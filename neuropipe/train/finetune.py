@@ -116,15 +116,19 @@ class EarlyStopping:
         if step % self.settings.evaluate_every and step != self.settings.n_steps:
             return
         self.network.eval()
-        readings = read_people(self.network, self.validation, self.spec, self.settings)
+        loss = self.measure()
         self.network.train()
-        output = torch.tensor([reading.value for reading in readings.values()], dtype=torch.float64)
-        y = torch.tensor([self.y[person] for person in readings], dtype=torch.float64)
-        loss = self.objective.loss(output, y).item()
         row = {"step": step, "validation_loss": loss if math.isfinite(loss) else math.inf}
         self.losses.append(row)
         if self.best_row is row:
             self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+
+    def measure(self) -> float:
+        """Return the loss of the validation people; the network is in evaluation mode."""
+        readings = read_people(self.network, self.validation, self.spec, self.settings)
+        output = torch.tensor([reading.value for reading in readings.values()], dtype=torch.float64)
+        y = torch.tensor([self.y[person] for person in readings], dtype=torch.float64)
+        return self.objective.loss(output, y).item()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""

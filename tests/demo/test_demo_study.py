@@ -38,7 +38,7 @@ def _contents(output):
 
 
 def _images(output):
-    return sorted(output.glob("derivatives/fmriprep/sub-*/func/*_desc-preproc_bold.nii.gz"))
+    return sorted(output.glob("derivatives/fmriprep/sub-*/func/*_task-rest_*_desc-preproc_bold.nii.gz"))
 
 
 def _confounds(image):
@@ -57,7 +57,8 @@ def test_another_seed_gives_other_people_and_leaves_nothing_of_the_former(study,
     (output / "derivatives/cat12/sub-007/anat/mri/mwp1sub-007_T1w.nii.gz").write_bytes(b"of a larger study")
     plan = make_plan(5, SITES)
     write_study(output, plan, jobs=1)
-    assert {path.name for path in output.rglob("func/*")} == {name for r in plan.runs for name in r.files().values()}
+    runs = [*plan.runs, *plan.task_runs]
+    assert {path.name for path in output.rglob("func/*")} == {name for r in runs for name in r.files().values()}
     maps = {str(path.relative_to(output / "derivatives/cat12")) for path in output.rglob("anat/*/*")}
     assert maps == {name for scan in plan.scans for name in scan_files(scan).values()}
     before, after = _contents(study), _contents(output)

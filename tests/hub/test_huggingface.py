@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from neuropipe.hub.published import published
 from neuropipe.models.network import read
 from neuropipe.models.neuroclr import Classifier, Config, Model
 from neuropipe.signals.regions import Regions
+from neuropipe.stages import import_weights
 
 HEAD = {"base_filters": 8, "kernel_size": 5, "groups": 2, "n_block": 3, "downsample_gap": 2, "increasefilter_gap": 2}
 CONFIG = Config.model_validate(
@@ -73,9 +75,9 @@ def pretrained(folder: Path, **changes) -> Path:
     return folder
 
 
-def tuned(folder: Path, kind: str) -> finetuned.Finetuned:
+def tuned(folder: Path, kind: str, hidden_dim: int | None = None) -> finetuned.Finetuned:
     """Write and read a network for a task."""
-    network = finetuned.build("neuroclr", CONFIG, REGIONS, seed=3).eval()
+    network = finetuned.build("neuroclr", CONFIG, REGIONS, hidden_dim=hidden_dim, seed=3).eval()
     people = [Batch.of_series(torch.randn(2, 32, 5)) for _ in range(6)]
     features = np.stack([read(network, [person], 0).features for person in people])
     facts = {
@@ -85,6 +87,7 @@ def tuned(folder: Path, kind: str) -> finetuned.Finetuned:
         "scaling": None if kind == "binary" else {"mean": 50.0, "sd": 10.0},
         "n_passes": 0,
         "drop_rate": None,
+        "head": {"hidden_dim": hidden_dim, "norm": None},
     }
     known = familiarity.fit(features[:4], features[4:])
     finetuned.save(
@@ -187,6 +190,9 @@ def test_other_models_have_no_place_in_the_layout(tmp_path):
     (tmp_path / "native" / "config.json").write_text(json.dumps({"family": "semantoks"}))
     with pytest.raises(CheckpointError, match="family semantoks"):
         huggingface.write(tmp_path / "native", tmp_path / "repository")
+    tuned(tmp_path / "deep", "binary", hidden_dim=4)
+    with pytest.raises(CheckpointError, match="last layers are not the released head's"):
+        huggingface.write(tmp_path / "deep", tmp_path / "repository")
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         huggingface.write(tmp_path / "nothing", tmp_path / "repository")
 
@@ -256,3 +262,19 @@ def test_a_name_of_the_hub_means_the_root_and_brings_its_settings(tmp_path, monk
     huggingface.write(pretrained(tmp_path / "model"), repository / "snapshots" / commit)
     back = published("neuroclr", "hf:lab/neuroclr", REGIONS)
     assert back.config == CONFIG.model_copy(update={"augmentation": back.config.augmentation})
+
+
+@pytest.mark.parametrize("part", [".", "classification"])
+def test_import_takes_the_encoder_of_either_folder(tmp_path, part):
+    tuned(tmp_path / "network", "binary")
+    huggingface.write(tmp_path / "network", tmp_path / "repository")
+    import_weights.take(str(tmp_path / "repository" / part), "neuroclr", tmp_path / "imported", regions=REGIONS)
+    saved = export.load(tmp_path / "imported")
+    own = finetuned.load(tmp_path / "network").network.classifier.encoder
+    clips = Batch.of_series(GIVEN["all"].mT)
+    with torch.no_grad():
+        torch.testing.assert_close(saved.model.embed(clips), own.regions(GIVEN["all"]).mean(1))
+    became = pd.read_csv(tmp_path / "imported" / "keys.tsv", sep="\t").set_index("key")["became"]
+    released = load_file(tmp_path / "repository" / part / "model.safetensors")
+    assert set(became.index) == set(released) and not (became == "absent").any()
+    assert all((became[key] == "set aside") == key.startswith("head.") for key in released)

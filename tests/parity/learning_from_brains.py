@@ -116,7 +116,7 @@ def predicting(model: csm.Model, stored: Window, chosen: Tensor) -> dict[str, An
 
 def pairing(model: sequence_bert.Model, stored: Window, given: dict[str, Tensor]) -> dict[str, Any]:
     """Hidden entries of pairs, and which second parts follow."""
-    joined = sequence_bert.join(*cut_again(stored, given["token_type_ids"]))
+    joined = sequence_bert.join(*cut_again(stored, given["token_type_ids"]), model.lead)
     joined = sequence_bert.Joined(*(field[: len(stored.series)] for field in joined))
     masked = given["network_mask"][:, None].bool() if "network_mask" in given else masked_points(joined, given)
     sequence = model.sequence(joined, masked)

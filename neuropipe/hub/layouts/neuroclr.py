@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from neuropipe.errors import CheckpointError
 from neuropipe.hub.published import Entry, fill
 from neuropipe.models.neuroclr import Classifier, Config, Head, Model
-from neuropipe.models.resnet1d import ResNet1D
 from neuropipe.signals.regions import Regions
 
 SECTION = "state_dict"
@@ -140,8 +139,3 @@ def entries(module: nn.Module) -> Iterator[Entry]:
     """Yield every part of a `Model`'s encoder, or of a `Classifier`, without any prefix."""
     for name in module.state_dict():
         yield Entry(name.partition(".")[2], name, optional=name.endswith(COUNTER))
-
-
-def head_weights(head: ResNet1D) -> dict[str, Tensor]:
-    """Return the weights of a classifier's head under their released names."""
-    return {f"head.{name}": value for name, value in head.state_dict().items()}
