@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuropipe.data.batch import Batch
 from neuropipe.errors import CheckpointError, ConfigError
@@ -28,6 +28,11 @@ class TwoClasses(Network):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
+
+    @property
+    def deciding(self) -> nn.Module:
+        """Norm and linear layer are the covariance head's."""
+        return self.classifier.head
 
     def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Evidence:
         """Return the head's evidence of every slice."""

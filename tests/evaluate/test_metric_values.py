@@ -174,7 +174,10 @@ def test_separated_or_constant_log_odds_have_no_calibration_line(logit):
 
 @pytest.mark.parametrize("kind", METRICS)
 def test_every_listed_metric_gives_one_value_per_draw(kind):
-    y, prediction = classes() if kind == "binary" else numbers(60)
+    if kind == "decoding":
+        y, prediction = RNG.integers(0, 4, (2, 60)).astype(float)
+    else:
+        y, prediction = classes() if kind == "binary" else numbers(60)
     logit = np.log(prediction / (1 - prediction))[None] if kind == "binary" else None
     scored = Scored(y[None], prediction[None], logit, np.full((1, 60), y.mean()))
     weight = RNG.integers(1, 3, (5, 60)).astype(np.float32)

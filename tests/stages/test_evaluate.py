@@ -80,7 +80,7 @@ def test_the_joined_tables_hold_every_part(judged):
     predictions = tables.read([judged / "predictions.parquet"], tables.PREDICTIONS, "predictions")
     parts = [pd.read_parquet(path) for path in judged.glob("tasks/*/*/predictions.parquet")]
     assert len(predictions) == sum(map(len, parts))
-    assert predictions.attrs == {"bootstrap": "200", "seed": "3"}
+    assert predictions.attrs == {"bootstrap": "200", "permutations": "60", "seed": "3"}
     runs = set(predictions["run_id"])
     assert set(pd.read_parquet(judged / "metrics.parquet")["run_id"]) == runs
     assert set(pd.read_parquet(judged / "costs.parquet")["run_id"]) <= runs
@@ -100,7 +100,7 @@ def test_the_leakage_audit_is_written(judged):
 def test_the_sidecar_says_what_the_metrics_were_made_from(judged):
     about = read_json(judged / "metrics.json")
     assert about["GeneratedBy"]["Command"] == "neuropipe evaluate"
-    assert about["Settings"] == {"bootstrap": 200, "seed": 3}
+    assert about["Settings"] == {"bootstrap": 200, "permutations": 60, "seed": 3}
     part = judged / "tasks/age/probe/nulls.parquet"
     assert about["Inputs"]["tasks/age/probe/nulls.parquet"] == hashlib.sha256(part.read_bytes()).hexdigest()
     assert len(about["Inputs"]) == 4 * len(TASKS)
