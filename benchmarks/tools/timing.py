@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+from neuropipe.train.devices import keep_freed_memory
+
 Figures = dict[str, float]
 # name: precision, compiled
 WAYS = {"float32": (torch.float32, False), "bf16": (torch.bfloat16, False), "bf16_compiled": (torch.bfloat16, True)}
@@ -91,5 +93,6 @@ def arguments(doc: str, repeats: int = 3) -> argparse.ArgumentParser:
 def main(doc: str, on_processor: Callable[[bool, int], Figures], repeats: int = 3) -> None:
     """Measure on the processor and end with one JSON line."""
     chosen = arguments(doc, repeats).parse_args()
+    keep_freed_memory()  # as every command that trains
     torch.manual_seed(0)
     print(json.dumps(on_processor(chosen.small, chosen.repeats)))

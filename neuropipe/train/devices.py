@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,23 @@ import torch
 
 from neuropipe.errors import LockedError
 from neuropipe.locks import lock
+
+# Of glibc's mallopt.
+TRIM_THRESHOLD, MMAP_MAX = -1, -4
+LARGEST_INT = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed for the next step, where it is glibc; return whether it does.
+
+    Otherwise every large array of every step is given back to the system and asked for again, and each of its pages
+    is cleared: a tenth of a step of Brain-Semantoks, half the time of preparing a batch of series.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, LARGEST_INT))
 
 
 def _lock_path(index: int) -> Path:
@@ -40,6 +58,7 @@ def claim(threads: int | None = None) -> Iterator[torch.device]:
     if threads is not None:
         torch.set_num_threads(threads)
     if not torch.cuda.is_available():
+        keep_freed_memory()
         yield torch.device("cpu")
         return
     if "LOCAL_RANK" in os.environ:
