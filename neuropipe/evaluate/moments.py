@@ -83,9 +83,9 @@ class Asked:
             "fold": self.fold,
             "task": self.task,
             "metric": metrics.PRIMARY[self.kind],
-            "value": np.nanmean(values),
-            "sd": np.nanstd(values),
-            "chance": np.nanmean(chance),
+            "value": float(np.nanmean(values)),
+            "sd": float(np.nanstd(values)),
+            "chance": float(np.nanmean(chance)),
             "n_people": len(self.train),
         }
 

@@ -21,6 +21,7 @@ from neuropipe.hub import export
 from neuropipe.paths import Study
 from neuropipe.provenance import sha256
 from neuropipe.shards.read import Shards
+from neuropipe.train import checkpoint
 from neuropipe.train.recipe import PretrainSettings
 
 TRAIN = {"n_steps": 8, "batch_size": 8, "lr": 0.001, "log_every": 1}
@@ -79,6 +80,13 @@ def test_the_model_is_the_same_and_the_table_tells_what_it_knew(tmp_path):
     assert diagnosis["value"].iloc[-1] == pytest.approx(of_the_finished_model(tmp_path / "probed", two))
     age = table.query("task == 'age'")
     np.testing.assert_allclose(age["value"], age["chance"], rtol=0.3)  # nothing in a series tells the age
+
+
+def test_a_training_that_was_probed_goes_on_from_its_checkpoint(tmp_path):
+    folder = pretrained(tmp_path / "probed", probe_at=[0.5]) / "main" / "0"
+    state = checkpoint.latest(folder / "checkpoints")
+    (probes,) = (own["rows"] for own in state["watch"]["watches"])
+    assert state["step"] == 8 and {row["step"] for row in probes} == {4}
 
 
 def test_labels_of_test_people_are_not_read(tmp_path):

@@ -178,7 +178,7 @@ def test_pulling_the_plug_in_mid_training(small_study, command):
 
 def test_a_broken_image_leaves_one_run_out_and_the_others_go_on(small_study, command):
     study = small_study / "results" / "demo"
-    image = next((study / "study").rglob("*_desc-preproc_bold.nii.gz"))
+    image = next((study / "study").rglob("*_task-rest_*_desc-preproc_bold.nii.gz"))
     image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
     command(small_study, "snakemake", "--cores", "2")
     excluded = pd.read_csv(study / "excluded.tsv", sep="\t")
