@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from neuropipe import models
 from neuropipe.data.slices import Slicing
 from neuropipe.data.source import Source, check_reads
 from neuropipe.errors import CheckpointError
+from neuropipe.hub import weights
 from neuropipe.models.base import ModelConfig
-from neuropipe.paths import atomic
 from neuropipe.provenance import read_json, write_json
 from neuropipe.shards.read import Grid
 from neuropipe.signals.regions import Regions
@@ -85,9 +83,7 @@ def save(
     folder: Path, *, family: str, config: ModelConfig, model: nn.Module, regions: Regions | None, facts: dict[str, Any]
 ) -> None:
     """Write a model; ``config.json`` comes last and says that the folder is complete."""
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    with atomic(folder / "model.safetensors") as temporary:
-        save_file(weights, str(temporary))
+    weights.write(folder, model)
     about = {"family": family, "model": config.model_dump(mode="json"), "content": config.reads().content}
     (folder / "regions.tsv").unlink(missing_ok=True)
     if regions is not None:
@@ -113,8 +109,5 @@ def load(folder: str | Path) -> Saved:
     regions = Regions.read(folder / "regions.tsv") if "region_order_hash" in about else None
     family = models.load(about["family"])
     model = family.Model(family.Config.model_validate(about["model"]), regions)
-    try:
-        model.load_state_dict(load_file(str(folder / "model.safetensors")), strict=True)
-    except (RuntimeError, OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} does not fit {about['family']}: {error}") from error
+    weights.read_into(model, folder, about["family"])
     return Saved(model.eval(), regions, about)

@@ -15,17 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from neuropipe import models
 from neuropipe.data.batch import Batch
 from neuropipe.data.slices import Slicing
 from neuropipe.errors import CheckpointError
+from neuropipe.hub import weights
 from neuropipe.hub.familiarity import Familiarity
 from neuropipe.models.base import ModelConfig, Spec
 from neuropipe.models.network import Network, Norm, Reading, on_top_of, one_view, read
-from neuropipe.paths import atomic
 from neuropipe.provenance import read_json, write_json
 from neuropipe.shards.read import Grid
 from neuropipe.signals.regions import Regions
@@ -188,9 +186,7 @@ def save(
         ``n_passes``, ``drop_rate`` and ``training`` at least, and ``head`` (``hidden_dim``, ``norm``) where it is
         not the family's own.
     """
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    with atomic(folder / "model.safetensors") as temporary:
-        save_file(weights, str(temporary))
+    weights.write(folder, network)
     familiarity.save(folder / "familiarity.npz")
     if regions is not None:
         regions.write(folder / "regions.tsv")
@@ -228,9 +224,6 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Finetuned:
         hidden_dim=head["hidden_dim"],
         norm=head["norm"],
     )
-    try:
-        network.load_state_dict(load_file(str(folder / "model.safetensors")), strict=True)
-    except (RuntimeError, OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} does not fit {about['family']}: {error}") from error
+    weights.read_into(network, folder, about["family"])
     familiarity = Familiarity.load(folder / "familiarity.npz")
     return Finetuned(network.to(device).eval(), about, familiarity, regions)

@@ -5,12 +5,14 @@ The hub's own client resolves such names, in its cache first where there is no n
 
 from __future__ import annotations
 
+import logging
 import re
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 from neuropipe.errors import CheckpointError
+
+log = logging.getLogger("neuropipe")
 
 PREFIX = "hf:"
 NAME = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<file>[^:]+))?")
@@ -40,8 +42,10 @@ def locate(name: str | Path) -> Path:
         found = Path(client.hf_hub_download(repo, file, revision=revision))
     except Exception as error:  # of the client: its own, its transport's, the system's
         raise _unreachable(str(name), error) from error
-    with suppress(Exception):  # as above; most releases have none
+    try:
         client.hf_hub_download(repo, str(Path(file).with_name("config.json")), revision=revision)
+    except Exception as error:  # as above; most releases have none
+        log.info("%s: without a config.json (%s)", name, type(error).__name__)
     return found
 
 
