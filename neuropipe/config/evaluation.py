@@ -93,6 +93,8 @@ class Task(Section):
     """Binary: the value that counts as positive."""
     datasets: Annotated[list[Name], Field(min_length=1)]
     """Whose people are asked."""
+    test_datasets: list[Name] = Field(default_factory=list)
+    """Datasets that no training sees: everything that learned on ``datasets`` answers for their people too."""
     split: Name
     """Which split judges."""
     confounds: list[str] = Field(default_factory=list)
@@ -144,7 +146,7 @@ class Pretrain(Section):
 class Evaluate(Section):
     """How everything is judged."""
 
-    readouts: Annotated[list[Literal["linear", "ridge", "logistic", "attentive"]], Field(min_length=1)] = ["linear"]
+    readouts: Annotated[list[Literal["linear", "ridge", "logistic", "knn", "attentive"]], Field(min_length=1)] = ["linear"]
     """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers. ``attentive`` pools the
     tokens of families that have some by one learned query, beside the linear ones."""
     baselines: list[Baseline] = ["majority", "confounds", "fc", "mean_pattern", "voxels", "regions", "random_weights"]
@@ -158,6 +160,10 @@ class Evaluate(Section):
     """Draws of the bootstrap over persons."""
     permutations: Annotated[int, Field(ge=0)] = 200
     """Draws of the permutation null within site."""
+    learning_curve_draws: Annotated[int, Field(ge=0)] = 20
+    """Draws of 16, 32, 64 ... training people for each point of a learning curve; 0 leaves curves out."""
+    harmonise: Literal["combat"] | None = None
+    """Let everything that reads features answer once more with ComBat, fitted on each fold's training side."""
 
     @model_validator(mode="after")
     def _combined_stand_alone(self) -> Evaluate:

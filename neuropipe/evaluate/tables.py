@@ -79,7 +79,7 @@ DECODING = {
     "yhat": "Int64",
     "probability": pa.list_(pa.float32()),
 }
-# How well clips of the test people are told by decoders that learned from some of the training people.
+# How well test people (of decoding: their clips) are told by readouts that learned from some of the training people.
 EFFICIENCY = {
     "run_id": "string",
     "system": "string",
@@ -90,7 +90,7 @@ EFFICIENCY = {
     "fold": "string",
     "n_people": "Int64",
     "draw": "Int64",  # of people; all systems draw the same
-    "n_clips": "Int64",  # learned from
+    "n_clips": "Int64",  # learned from; missing where people are told
     "metric": "string",
     "value": "float64",
 }
@@ -129,6 +129,68 @@ CHOICES = {
     "strength": "float64",
     "inner_loss": "float64",  # mean over the training side's inner test folds
     "chosen": "boolean",
+}
+# What a person brings that could explain an answer; one row per task, person and confound.
+CONFOUNDS = {
+    "task": "string",
+    "dataset": "string",
+    "participant_id": "string",
+    "confound": "string",
+    "number": "float64",  # of numeric confounds
+    "text": "string",  # of the others
+}
+# The test people of a run, group by group: sites, sexes.
+BREAKDOWN = {
+    "run_id": "string",
+    "system": "string",
+    "task": "string",
+    "readout": "string",
+    "seed": "Int64",
+    "column": "string",  # site or sex
+    "group": "string",
+    "n": "Int64",
+    "n_positive": "Int64",  # binary targets
+    "metric": "string",
+    "value": "float64",
+    "ci_low": "float64",
+    "ci_high": "float64",
+}
+# Decision curves of runs on binary targets; treating nobody has a net benefit of 0.
+NET_BENEFIT = {
+    "run_id": "string",
+    "system": "string",
+    "task": "string",
+    "readout": "string",
+    "seed": "Int64",
+    "threshold": "float64",  # probability from which a person is treated
+    "net_benefit": "float64",  # per person
+    "treat_all": "float64",
+}
+# Where people lie in the plane of the first two principal components of a training side's embeddings.
+PLACES = {
+    "system": "string",
+    "task": "string",
+    "seed": "Int64",
+    "fold": "string",
+    "role": "string",
+    "dataset": "string",
+    "participant_id": "string",
+    "site": "string",
+    "label": "string",  # the target, as a word or a number
+    "x": "float64",
+    "y": "float64",
+}
+# What drives a linear readout: the mean over folds of each region's share of its pattern.
+DRIVERS = {
+    "run_id": "string",
+    "system": "string",
+    "task": "string",
+    "readout": "string",
+    "seed": "Int64",
+    "region": "Int64",  # place in the region order
+    "name": "string",
+    "network": "string",
+    "weight": "float64",  # larger is more of the positive class, or of the target
 }
 # One row per moment of a pretraining, fold and task: readouts cross-validated among training people.
 PROBES = {
