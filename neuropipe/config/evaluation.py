@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from neuropipe.config.base import Name, Section
 
 People = Literal["train_side", "external", "everyone"]
+Readout = Literal["linear", "ridge", "logistic", "knn", "attentive"]
 # Linear models of the data themselves.
 OfData = Literal["fc", "fc_partial", "fc_tangent", "mean_pattern", "voxels", "regions"]
 Baseline = Literal["majority", "confounds", "random_weights"] | OfData
@@ -146,9 +147,10 @@ class Pretrain(Section):
 class Evaluate(Section):
     """How everything is judged."""
 
-    readouts: Annotated[list[Literal["linear", "ridge", "logistic", "knn", "attentive"]], Field(min_length=1)] = ["linear"]
+    readouts: Annotated[list[Readout], Field(min_length=1)] = ["linear"]
     """Readouts of frozen embeddings; ``linear`` is logistic for classes and ridge for numbers. ``attentive`` pools the
-    tokens of families that have some by one learned query, beside the linear ones."""
+    tokens of families that have some by one learned query, ``knn`` asks the nearest training people; both stand beside
+    the linear ones."""
     baselines: list[Baseline] = ["majority", "confounds", "fc", "mean_pattern", "voxels", "regions", "random_weights"]
     """What stands beside every model, where it fits what a task's samples are: ``fc`` for series and clips,
     ``mean_pattern`` (regions averaged over time) for clips, ``voxels`` for maps and slices, ``regions`` (regional
