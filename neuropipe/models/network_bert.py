@@ -35,7 +35,11 @@ class Model(sequence_bert.Model):
         config = self.config
         return sequence_bert.draw_hidden(region, config.mask_share, config.at_least_one, generator)[:, None, :]
 
-    def mask_values(self, order: Tensor) -> Tensor:
-        """Return what stands for hidden entries, by the place among the samples of both parts where it counts."""
+    def mask_values(self, joined: sequence_bert.Joined) -> Tensor:
+        """Return what stands for hidden entries, by the place among the samples of both parts where it counts.
+
+        It is zero where nothing was measured: there a region is hidden too, but nothing is to be rebuilt.
+        """
         values = self.embedder.tokens["mask"]
-        return values if values.shape[1] == 1 else values[0, order]
+        values = values if values.shape[1] == 1 else values[0, joined.order]
+        return values * joined.attend[:, :, None]

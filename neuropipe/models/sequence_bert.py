@@ -149,8 +149,8 @@ class Model(nn.Module):
         """Return what is hidden, bool (batch, token, 1): whole time points among those attended."""
         return draw_hidden(attend, self.config.mask_share, self.config.at_least_one, generator)[:, :, None]
 
-    def mask_values(self, order: Tensor) -> Tensor:
-        """Return what stands for hidden entries; `order` (batch, token) counts the samples of both parts from 0."""
+    def mask_values(self, joined: Joined) -> Tensor:
+        """Return what stands for hidden entries, which `draw_mask` takes from measured places alone."""
         return self.embedder.tokens["mask"]
 
     # Pretraining
@@ -200,8 +200,7 @@ class Model(nn.Module):
         between, end = ((kinds == kind).int().argmax(1) for kind in (SEPARATOR, END))
         cls = torch.zeros_like(end) if self.lead else end + 1
         # lerp by 0 or 1 is exact, and several times as fast as torch.where where whole samples are replaced
-        tokens = torch.lerp(joined.series, self.mask_values(joined.order), hidden.to(joined.series.dtype))
-        tokens = tokens.mul_(joined.attend[:, :, None])
+        tokens = torch.lerp(joined.series, self.mask_values(joined), hidden.to(joined.series.dtype))
         attend, time_s = joined.attend.clone(), joined.time_s.clone()
         for place, name in ((between, "sep"), (end, "sep"), (cls, "cls")):
             tokens[row, place] = self.embedder.tokens[name][0].to(tokens.dtype)
