@@ -29,7 +29,7 @@ RUN = {
     "split_scheme": "string",
     "seed": "Int64",  # of the model; missing for baselines without one
     "target": "string",
-    "target_type": "string",  # binary, regression or decoding
+    "target_type": "string",  # binary, multiclass, regression or decoding
     "positive": "string",
     "atlas_id": "string",
     "roi_order_hash": "string",
@@ -58,12 +58,16 @@ PREDICTIONS = {
     "person": "string",
     "site": "string",
     "sex": "string",
-    "y": "float64",  # 1 for the positive class, 0 for the other; the number itself for regression
-    "score": "float64",  # class targets: larger is more positive; a probability where logit is given
-    "yhat": "float64",  # regression
+    "label": "string",  # multiclass: the class, as the participants table writes it
+    "predicted": "string",  # multiclass: the most probable class
+    "y": "float64",  # binary: 1 for the positive class, else 0; multiclass: place of the label; or a number
+    "score": "float64",  # binary: larger is more positive; a probability where logit is given
+    "yhat": "float64",  # regression; multiclass: place of the predicted class
     "logit": "float64",
+    "probability": pa.list_(pa.float32()),  # multiclass: of every class, in the order of the places
     "uncertainty": "float64",  # standard deviation over passes with dropout, in units of score or yhat
 }
+LATER = ("label", "predicted", "probability")  # columns of predictions that files of earlier versions lack
 # One row per clip of a validation or test person, once per fold and run; the label names are in the file's notes.
 DECODING = {
     **RUN,
@@ -118,8 +122,8 @@ NULLS = {
     "fold": "string",
     "dataset": "string",
     "participant_id": "string",
-    "y": pa.list_(pa.float32()),  # the permuted label
-    "prediction": pa.list_(pa.float32()),  # of the readout that was trained on permuted labels
+    "y": pa.list_(pa.float32()),  # the permuted label; multiclass: its place
+    "prediction": pa.list_(pa.float32()),  # of the readout that was trained on permuted labels; multiclass: a place
 }
 CHOICES = {
     "run_id": "string",
@@ -274,7 +278,9 @@ def joined_with(system: str) -> str | None:
 def frame(rows: Sequence[dict[str, Any]] | pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
     """Return a table with exactly `columns` and their types; what a row does not say is missing."""
     table = pd.DataFrame(rows, columns=list(columns))
-    return table.astype({name: kind for name, kind in columns.items() if isinstance(kind, str)})
+    lists = [name for name, kind in columns.items() if not isinstance(kind, str)]
+    table = table.astype({name: object if name in lists else kind for name, kind in columns.items()})
+    return table.assign(**{name: table[name].where(table[name].notna(), None) for name in lists})
 
 
 def write(path: str | Path, table: pd.DataFrame, columns: dict[str, Any]) -> None:
@@ -286,8 +292,8 @@ def write(path: str | Path, table: pd.DataFrame, columns: dict[str, Any]) -> Non
         pq.write_table(arrow, temporary, compression="zstd")
 
 
-def read(paths: Sequence[str | Path], columns: dict[str, Any], what: str) -> pd.DataFrame:
-    """Read and join tables.
+def read(paths: Sequence[str | Path], columns: dict[str, Any], what: str, later: Sequence[str] = ()) -> pd.DataFrame:
+    """Read and join tables; columns named in `later` may lack, and are then missing in every row.
 
     Raises
     ------
@@ -299,7 +305,7 @@ def read(paths: Sequence[str | Path], columns: dict[str, Any], what: str) -> pd.
         if not path.is_file():
             raise InputError(f"No {what} at {path}; run the stage that writes it, or name another file.")
         arrow = pq.read_table(path)
-        if missing := [name for name in columns if name not in arrow.column_names]:
+        if missing := [name for name in columns if name not in (*arrow.column_names, *later)]:
             raise InputError(f"{path} lacks the columns {missing}: expected {what} as `neuropipe` writes them.")
         attrs |= {
             key.decode().removeprefix(PREFIX): value.decode()

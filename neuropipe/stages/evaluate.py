@@ -59,7 +59,7 @@ def run(
         raise InputError("Nothing to evaluate: name predictions.parquet or decoding.parquet files.")
     output = output or given[0].parent / "metrics.parquet"
     nulls = nulls or [path.with_name("nulls.parquet") for path in predictions]
-    predicted = tables.read(predictions, tables.PREDICTIONS, "predictions")
+    predicted = tables.read(predictions, tables.PREDICTIONS, "predictions", tables.LATER)
     permuted = tables.read(nulls, tables.NULLS, "nulls")
     decoded = tables.read(decoding, tables.DECODING, "predictions of clips")
     settings = _draws(config, predicted.attrs | decoded.attrs, given[0])

@@ -58,3 +58,20 @@ def test_the_columns_are_those_of_the_specification():
     )
     asked = {"run_id", "system", "task", "readout", "split", "repeat", "fold", "role", "participant_id", "site", "sex"}
     assert asked | {"y", "score", "yhat", "logit", "uncertainty"} <= set(tables.PREDICTIONS)
+
+
+def test_predictions_of_classes_stand_beside_others_and_older_files_lack_their_columns(tmp_path):
+    shares = np.array([0.25, 0.5, 0.25], np.float32)
+    rows = [{"run_id": "a", "y": 1.0, "label": "mild", "probability": shares}, {"run_id": "b", "score": 0.5}]
+    path = tmp_path / "predictions.parquet"
+    for table in (rows, rows[1:]):
+        tables.write(path, tables.frame(table, tables.PREDICTIONS), tables.PREDICTIONS)
+        found = tables.read([path], tables.PREDICTIONS, "predictions").set_index("run_id")
+        assert found.loc["b", "probability"] is None
+        assert pd.isna(found.loc["b", "label"])
+        if len(table) == 2:
+            np.testing.assert_array_equal(found.loc["a", "probability"], shares)
+    pd.read_parquet(path).drop(columns=list(tables.LATER)).to_parquet(path)
+    assert tables.read([path], tables.PREDICTIONS, "predictions", tables.LATER)["probability"].tolist() == [None]
+    with pytest.raises(InputError, match="lacks the columns"):
+        tables.read([path], tables.PREDICTIONS, "predictions")
