@@ -1,13 +1,15 @@
-"""Make the one HTML page of a study, a card for every model, and the merged table of what was left out."""
+"""Make the one HTML page of a study, with model cards and what was left out; or lay several studies side by side."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from neuropipe import config as configuration
+from neuropipe.errors import InputError
 from neuropipe.locks import lock
 from neuropipe.paths import write_text
 from neuropipe.provenance import describe, sha256, write_json
@@ -17,19 +19,62 @@ log = logging.getLogger("neuropipe")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``neuropipe report``."""
-    parser.add_argument("--config", type=Path, required=True, help="the study's config.yaml")
-    parser.add_argument("--study", type=Path, required=True, help="folder results/<study> with metrics.parquet")
-    parser.add_argument("--output", type=Path, required=True, help="the page, e.g. results/<study>/report/index.html")
+    parser.add_argument("studies", type=Path, nargs="*", help="folders results/<study> to lay side by side")
+    parser.add_argument("--config", type=Path, help="of one study: its config.yaml")
+    parser.add_argument("--study", type=Path, help="of one study: folder results/<study> with metrics.parquet")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the page; of one study results/<study>/report/index.html, of several compare_<study>_<study>.html",
+    )
 
 
-def run(*, config: Path, study: Path, output: Path) -> None:
-    """Write the page, ``models/<recipe>.md`` beside it, and ``excluded.tsv`` in the study's folder.
+def run(
+    *,
+    studies: Sequence[Path] = (),
+    config: Path | None = None,
+    study: Path | None = None,
+    output: Path | None = None,
+) -> None:
+    """Write a study's page, or the comparison of several `studies` with ``<output>.tsv`` beside it.
+
+    Of one study, ``models/<recipe>.md`` are written beside the page, and ``excluded.tsv`` in the study's folder.
 
     Raises
     ------
     InputError
-        The study has no ``metrics.parquet``, or a table cannot be read.
+        A study has no ``metrics.parquet``, or a table cannot be read; or both kinds of report are asked for at once.
     """
+    if studies:
+        if config is not None or study is not None:
+            raise InputError("Studies to compare need neither --config nor --study; give their folders alone.")
+        _compare(list(studies), output)
+    elif config is None or study is None:
+        raise InputError("A report needs --config and --study of one study, or the folders of several to compare.")
+    else:
+        _report(config, study, output or study / "report" / "index.html")
+
+
+def _compare(folders: list[Path], output: Path | None) -> None:
+    """Lay studies side by side."""
+    from neuropipe.evaluate import across
+    from neuropipe.report import compare
+
+    studies = across.read(folders)
+    names = "_".join(folder.resolve().name for folder in folders)
+    output = output or folders[0].resolve().parent / f"compare_{names}.html"
+    draws, seed = (studies[0].settings.get(key, default) for key, default in (("bootstrap", 10000), ("seed", 0)))
+    metrics = {one.name: one.metrics for one in studies}
+    differences = across.differences(studies, int(draws), int(seed))
+    rendered = compare.render(metrics, across.protocol(studies), differences, datetime.now(UTC))
+    beside = compare.side_by_side(metrics).to_csv(sep="\t", index=False, lineterminator="\n")
+    write_text(output.with_suffix(".tsv"), beside)
+    write_text(output, rendered)
+    log.info("report: %s and %s", output, output.with_suffix(".tsv"))
+
+
+def _report(config: Path, study: Path, output: Path) -> None:
+    """Write the page of one study."""
     from neuropipe.report import excluded, page, read
 
     with lock(output.with_name(f".lock-{output.name}")):
