@@ -1,4 +1,4 @@
-"""The images: linted, of the same steps as the Makefile, without data or root; and the steps themselves, in a bare root."""
+"""The images: linted, the steps of the Makefile, no data, no root; and these steps run in a fresh environment."""
 
 from __future__ import annotations
 
