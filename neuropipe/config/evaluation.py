@@ -166,6 +166,8 @@ class Evaluate(Section):
     """Draws of 16, 32, 64 ... training people for each point of a learning curve; 0 leaves curves out."""
     harmonise: Literal["combat"] | None = None
     """Let everything that reads features answer once more with ComBat, fitted on each fold's training side."""
+    harmonise_keep: list[str] = Field(default_factory=list)
+    """Columns whose effects ComBat leaves in the features, as age and sex; a task's own target is never one of them."""
 
     @model_validator(mode="after")
     def _combined_stand_alone(self) -> Evaluate:

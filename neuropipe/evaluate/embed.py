@@ -30,13 +30,30 @@ def embed_people(model: nn.Module, source: Source, spec: Spec, n_clips: int | No
         Clips per recording, or slices per scan, evenly spaced; fewer where there are not as many, None for all.
         Every recording or scan of a person weighs the same.
     """
+    return mean_of_people(embed_recordings(model, source, spec, n_clips))
+
+
+@torch.inference_mode()
+def embed_recordings(model: nn.Module, source: Source, spec: Spec, n_clips: int | None) -> pd.DataFrame:
+    """Return one row per recording or scan: ``dataset, participant_id, key, e0, e1, ...``; see `embed_people`."""
     model.eval()
     values = np.stack([_embed(model, source.evaluation_batch(i, spec, n_clips)) for i in source])
-    table = pd.concat([source.table[["dataset", "participant_id"]], pd.DataFrame(values).add_prefix("e")], axis=1)
-    grouped = table.groupby(["dataset", "participant_id"], sort=True)
+    about = source.table[["dataset", "participant_id", "key"]]
+    return pd.concat([about, pd.DataFrame(values).add_prefix("e")], axis=1)
+
+
+def mean_of_people(recordings: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean of each person's rows of `embed_recordings`, float32, with ``n_recordings``."""
+    grouped = recordings.drop(columns="key").groupby(["dataset", "participant_id"], sort=True)
     means = grouped.mean().astype(np.float32)
     means.insert(0, "n_recordings", grouped.size())
     return means.reset_index()
+
+
+def with_several(recordings: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `embed_recordings` of people who have several."""
+    several = recordings.duplicated(["participant_id"], keep=False)
+    return recordings[several].reset_index(drop=True)
 
 
 @torch.inference_mode()

@@ -103,9 +103,12 @@ class Kernel:
 
     def coordinates(self, train: np.ndarray) -> np.ndarray:
         """Return all principal coordinates (n_people, r) that the training side spans; see `Features.coordinates`."""
+        return _unit(principal_coordinates(self.centred(train), train), train)
+
+    def centred(self, train: np.ndarray) -> np.ndarray:
+        """Return the inner products (n_people, n_people) of everyone less the training side's mean."""
         along = self.gram[:, train].mean(axis=1)
-        kernel = self.gram - along[:, None] - along[None, :] + along[train].mean()
-        return _unit(principal_coordinates(kernel, train), train)
+        return self.gram - along[:, None] - along[None, :] + along[train].mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +244,11 @@ def kept_samples(source: object, position: int) -> np.ndarray:
 def confound_names(confounds: list[str], target: str, people: People) -> list[str]:
     """Return the confounds of a task: those it names and a series' length, never the target itself."""
     names = list(dict.fromkeys([*confounds, *(["duration_s"] if people.content == "series" else [])]))
+    return without_target(names, target, people)
+
+
+def without_target(names: list[str], target: str, people: People) -> list[str]:
+    """Return the columns that are not the target, under its own name or as a role."""
     targets = {target, *(people.resolve(dataset, target) for dataset in people.participants)}
     return [n for n in names if not targets & {n, *(people.resolve(d, n) for d in people.participants)}]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,13 +17,17 @@ from neuropipe.evaluate import connectome, tables
 from neuropipe.evaluate.anatomy import Maps, MaskedVoxels, regional_volumes
 from neuropipe.evaluate.attentive import Tokens
 from neuropipe.evaluate.features import Blocks, Features, Kernel, confound_design, confound_names, connectivity
+from neuropipe.evaluate.identification import connectivity_of
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
+from neuropipe.evaluate.looks import Looks
 from neuropipe.evaluate.protocol import ATTENTIVE, Answer, System, answer, constant_answer, resolve_readouts
 from neuropipe.evaluate.question import Fold, Question
 from neuropipe.provenance import read_json
 
 Weights = Literal["trained", "random"]
 Provider = Callable[[Fold], Features | Kernel]  # features on a fold, one row per person of its question
+
+FC = "fc"
 
 log = logging.getLogger("neuropipe")
 
@@ -94,6 +98,18 @@ class Embeddings:
         found[np.isfinite(place)] = values[place[np.isfinite(place)].astype(int)]
         return Tokens(found)
 
+    def recordings(self, question: Question, fold: Fold, weights: Weights, rows: np.ndarray) -> np.ndarray | None:
+        """Return the embeddings (n, embed_dim) of single recordings, rows of `People.recordings`; None without any."""
+        entry = self.checkpoint(question.split, fold.name)
+        path = self.folder.parents[2] / entry["folder"] / f"{weights}-recordings.parquet"
+        if not path.is_file():
+            return None
+        table = pd.read_parquet(path)
+        columns = [name for name in table if name[0] == "e" and name[1:].isdigit()]
+        known = table.set_index(table["dataset"] + "/" + table["key"])[columns]
+        wanted = question.people.recordings.loc[rows]
+        return known.reindex(wanted["dataset"] + "/" + wanted["key"]).to_numpy(np.float64)
+
     def _tokens(self, question: Question, fold: Fold, weights: Weights) -> Path:
         entry = self.checkpoint(question.split, fold.name)
         return self.folder.parents[2] / entry["folder"] / f"{weights}-tokens.npy"
@@ -105,6 +121,7 @@ def probe(
     readouts: list[str],
     weights: Weights = "trained",
     beside: Mapping[str, Provider] | None = None,
+    looks: Looks | None = None,
 ) -> list[Answer]:
     """Let readouts of frozen embeddings answer, alone and joined with the features of baselines.
 
@@ -116,6 +133,8 @@ def probe(
     ----------
     beside : mapping of str to callable, optional
         By name of a baseline: its features on a fold, see `data_features`.
+    looks : Looks, optional
+        Sees the embeddings too, and says whether they answer once more with ComBat.
 
     Raises
     ------
@@ -131,10 +150,15 @@ def probe(
 
     asked = {None: alone} | {name: joined(features) for name, features in (beside or {}).items()}
     found = [
-        answer(question, embedding_system(question, embeddings, weights, baseline), name, features)
+        answer(question, system, name, own)
         for baseline, features in asked.items()
+        for system, own in _versions(embedding_system(question, embeddings, weights, baseline), features, looks)
         for name in resolve_readouts(readouts, question.target.kind)
     ]
+    if looks is not None:
+        system = embedding_system(question, embeddings, weights)
+        single = partial(embeddings.recordings, question, weights=weights)
+        looks.show(system, alone, lambda fold, rows: single(fold, rows=rows), strangers=weights == "trained")
     if ATTENTIVE in readouts and embeddings.has_tokens(question, weights):
         system = embedding_system(question, embeddings, weights)
         found.append(answer(question, system, ATTENTIVE, lambda fold: embeddings.tokens(question, fold, weights)))
@@ -244,11 +268,23 @@ def features_beside(names: Iterable[str], question: Question, sources: list) -> 
     return {name: features for name, features in found.items() if features is not None}
 
 
-def linear_model(name: str, question: Question, sources: list, readouts: list[str]) -> list[Answer]:
+def linear_model(
+    name: str, question: Question, sources: list, readouts: list[str], looks: Looks | None = None
+) -> list[Answer]:
     """Let ridge and the asked readouts of `data_features` answer; nobody where the samples have nothing of it."""
-    features = data_features(name, question, sources)
+    if (features := data_features(name, question, sources)) is None:
+        return []
     names = resolve_readouts([*readouts, "ridge"], question.target.kind)
-    return [] if features is None else [answer(question, System(name), readout, features) for readout in names]
+    versions = _versions(System(name), features, looks)
+    if looks is not None and name in (FC, "voxels"):
+        single = partial(connectivity_of, question.people, sources)
+        looks.show(System(name), features, (lambda _, rows: single(rows)) if name == FC else None)
+    return [answer(question, system, readout, own) for system, own in versions for readout in names]
+
+
+def _versions(system: System, features: Provider, looks: Looks | None) -> list[tuple[System, Provider]]:
+    """Return a system with its features and, where the study asks for it, both after ComBat."""
+    return [(system, features)] if looks is None else list(looks.versions(system, features))
 
 
 def _tangent(question: Question, sources: list) -> Provider:

@@ -15,6 +15,7 @@ from neuropipe.paths import atomic
 
 RANDOM_WEIGHTS = " (random weights)"  # ends the name of a recipe's untrained twin
 FROM_SCRATCH = " (from scratch)"  # of a network that was trained for the task from random weights
+HARMONISED = " (ComBat)"  # ends the name of a system whose features went through ComBat, after the endings above
 BESIDE = " + "  # between a recipe and the baseline whose features its embeddings are joined with
 PREFIX = "neuropipe."  # of notes in a file's metadata
 ARROW = {"string": pa.string(), "float64": pa.float64(), "Int64": pa.int64(), "boolean": pa.bool_()}
@@ -184,6 +185,21 @@ PLACES = {
     "x": "float64",
     "y": "float64",
 }
+# What these files say of a system whose features they look at: columns of a run, of its first linear readout.
+ABOUT = {
+    name: RUN[name]
+    for name in (
+        *("run_id", "system", "task", "readout", "split", "split_scheme", "seed", "target", "target_type"),
+        *("atlas_id", "roi_order_hash", "config_hash", "data_hash", "harmonisation"),
+    )
+}
+PERSON = {"fold": "string", "dataset": "string", "participant_id": "string", "person": "string"}
+# From which site a person is, and from which a linear readout of a system's features says, on folds of its own.
+SITES = {**ABOUT, **PERSON, "site": "string", "predicted": "string"}
+# Whether a test person's one recording finds the other among those of all who have two; both directions.
+IDENTIFIED = {**ABOUT, **PERSON, "n_candidates": "Int64", "second_found": "boolean", "first_found": "boolean"}
+# How far people lie from a fold's training side; far is beyond what people of that side usually are when left out.
+FAMILIARITY = {**ABOUT, **PERSON, "role": "string", "distance": "float64", "is_far": "boolean"}
 # What drives a linear readout: the mean over folds of each region's share of its pattern.
 DRIVERS = {
     "run_id": "string",
@@ -264,6 +280,16 @@ METRICS = {
 }
 
 
+def harmonised(system: str) -> str:
+    """Return the name of a system whose features went through ComBat."""
+    return f"{system}{HARMONISED}"
+
+
+def unharmonised(system: str) -> str:
+    """Return the name of a system before ComBat; without it, the name itself."""
+    return system.removesuffix(HARMONISED)
+
+
 def combined(recipe: str, baseline: str) -> str:
     """Return the name of embeddings that are read out together with a baseline's features."""
     return f"{recipe}{BESIDE}{baseline}"
@@ -271,7 +297,7 @@ def combined(recipe: str, baseline: str) -> str:
 
 def joined_with(system: str) -> str | None:
     """Return the baseline whose features a system's embeddings are joined with; None where they stand alone."""
-    _, beside, baseline = system.removesuffix(RANDOM_WEIGHTS).partition(BESIDE)
+    _, beside, baseline = unharmonised(system).removesuffix(RANDOM_WEIGHTS).partition(BESIDE)
     return baseline if beside else None
 
 

@@ -28,14 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddings: list[Path], output: Path) -> None:
-    """Write ``predictions.parquet``, ``nulls.parquet``, ``choices.parquet``, ``costs.parquet`` and ``excluded.tsv``."""
+    """Write ``predictions.parquet``, ``nulls.parquet``, ``choices.parquet``, ``costs.parquet`` and ``excluded.tsv``.
+
+    Beside them lies what features show besides the target, see `evaluate.looks`.
+    """
     from neuropipe.evaluate import answers, systems
+    from neuropipe.evaluate.looks import looks_of
     from neuropipe.evaluate.protocol import Answer
 
     with lock(output / ".lock"):
         posed = answers.pose(config, task, split_dir, shards)
         readouts = posed.study.evaluate.readouts
         confounds = posed.study.tasks[task].confounds
+        looks = looks_of(posed.question, posed.study.evaluate)
         parts: list[Answer] = []
         for name in posed.study.baselines(task):
             if name == "majority":
@@ -43,11 +48,12 @@ def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddi
             elif name == "confounds":
                 parts += systems.confounds_only(posed.question, confounds, readouts)
             elif name in systems.OF_DATA:
-                parts += systems.linear_model(name, posed.question, posed.sources, readouts)
+                parts += systems.linear_model(name, posed.question, posed.sources, readouts, looks)
             else:
                 beside = systems.features_beside(posed.study.combined(task), posed.question, posed.sources)
                 for folder in embeddings:
                     opened = systems.Embeddings.open(folder)
-                    parts += systems.probe(posed.question, opened, readouts, "random", beside)
+                    parts += systems.probe(posed.question, opened, readouts, "random", beside, looks)
             log.info("baselines %s: %s", task, name)
+        looks.write(output)
         answers.write("baselines", posed, Answer.join(parts), output)

@@ -26,12 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(folder: Path, target: Path, shards: list[Path], study: configuration.StudyConfig, device) -> dict[str, Any]:
-    """Write ``trained.parquet`` and ``random.parquet`` of one model, and where the study reads tokens
-    ``trained-tokens.npy`` and ``random-tokens.npy`` with rows in their order; return what the receipt says of it."""
+    """Write ``trained.parquet`` and ``random.parquet`` of one model; return what the receipt says of it.
+
+    Beside them, where the study reads tokens, ``trained-tokens.npy`` and ``random-tokens.npy`` with rows in their
+    order, and where people have several recordings ``trained-recordings.parquet`` and ``random-recordings.parquet``.
+    """
     import numpy as np
 
     from neuropipe.data.source import open_source
-    from neuropipe.evaluate.embed import embed_people, tokens_of_people
+    from neuropipe.evaluate.embed import embed_recordings, mean_of_people, tokens_of_people, with_several
     from neuropipe.hub import export
     from neuropipe.shards.manifest import write_parquet
     from neuropipe.shards.read import Shards
@@ -42,12 +45,16 @@ def _embed(folder: Path, target: Path, shards: list[Path], study: configuration.
     saved.check_map(study.map_of(path.name for path in shards), str(folder))
     spec, n_clips = saved.model.config.reads(), saved.about["recipe"]["n_clips"]
     begun = time.perf_counter()
-    table = embed_people(saved.model.to(device), source, spec, n_clips)
+    trained = embed_recordings(saved.model.to(device), source, spec, n_clips)
     seconds = time.perf_counter() - begun
-    write_parquet(target / "trained.parquet", table)
     untrained = export.build(saved.about["family"], saved.model.config, saved.regions, saved.about["seed"]).to(device)
-    write_parquet(target / "random.parquet", embed_people(untrained, source, spec, n_clips))
+    each = {"trained": trained, "random": embed_recordings(untrained, source, spec, n_clips)}
     for name, model in (("trained", saved.model), ("random", untrained)):
+        write_parquet(target / f"{name}.parquet", mean_of_people(each[name]))
+        single = target / f"{name}-recordings.parquet"
+        single.unlink(missing_ok=True)
+        if len(several := with_several(each[name])):
+            write_parquet(single, several)
         path = target / f"{name}-tokens.npy"
         path.unlink(missing_ok=True)
         if "attentive" in study.evaluate.readouts and hasattr(model, "tokens"):
@@ -56,7 +63,7 @@ def _embed(folder: Path, target: Path, shards: list[Path], study: configuration.
     regions = {} if saved.regions is None else {"roi_order_hash": saved.regions.order_hash}
     return {
         "family": saved.about["family"],
-        "embed_dim": table.shape[1] - 3,
+        "embed_dim": trained.shape[1] - 3,
         **regions,
         "atlases": [] if saved.regions is None else saved.regions.atlases,
         "recordings_per_s": len(source) / seconds,

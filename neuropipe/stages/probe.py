@@ -24,18 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(*, config: Path, task: str, split_dir: Path, embeddings: list[Path], shards: list[Path], output: Path) -> None:
-    """Write ``predictions.parquet``, ``nulls.parquet``, ``choices.parquet``, ``costs.parquet`` and ``excluded.tsv``."""
+    """Write ``predictions.parquet``, ``nulls.parquet``, ``choices.parquet``, ``costs.parquet`` and ``excluded.tsv``.
+
+    Beside them lies what features show besides the target, see `evaluate.looks`.
+    """
     from neuropipe.evaluate import answers
+    from neuropipe.evaluate.looks import looks_of
     from neuropipe.evaluate.protocol import Answer
     from neuropipe.evaluate.systems import Embeddings, features_beside, probe, without_embedding
 
     with lock(output / ".lock"):
         posed = answers.pose(config, task, split_dir, shards)
         beside = features_beside(posed.study.combined(task), posed.question, posed.sources)
+        looks = looks_of(posed.question, posed.study.evaluate)
         parts, unseen = [], {}
         for folder in embeddings:
             opened = Embeddings.open(folder)
             unseen[f"{folder.parent.name}/{folder.name}"] = without_embedding(posed.question, opened)
-            parts += probe(posed.question, opened, posed.study.evaluate.readouts, beside=beside)
+            parts += probe(posed.question, opened, posed.study.evaluate.readouts, beside=beside, looks=looks)
             log.info("probe %s: %s seed %s", task, opened.receipt["recipe"], opened.receipt["seed"])
+        looks.write(output)
         answers.write("probe", posed, Answer.join(parts), output, unseen)

@@ -1,0 +1,162 @@
+"""What the features of a system show besides the target: sites, recognised people, places, strangers.
+
+One `Looks` goes with a task's probe or baselines: it is shown every system with its features, makes the harmonised
+twin where the study asks for one, and holds the tables that `neuropipe evaluate` makes metrics of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuropipe.config import Evaluate
+from neuropipe.evaluate import audited, familiar, identification, sites, tables
+from neuropipe.evaluate.features import Blocks, Features, Kernel
+from neuropipe.evaluate.harmony import Harmony, harmonised_system, site_names
+from neuropipe.evaluate.places import plane
+from neuropipe.evaluate.protocol import System, resolve_readouts, run_facts
+from neuropipe.evaluate.question import Fold, Question, inner_folds
+from neuropipe.provenance import write_json
+
+Provider = Callable[[Fold], Features | Kernel | Blocks]
+Recordings = Callable[[Fold, np.ndarray], np.ndarray | None]  # features of rows of `People.recordings`
+FILES = {
+    "sites": tables.SITES,
+    "identified": tables.IDENTIFIED,
+    "familiarity": tables.FAMILIARITY,
+    "places": tables.PLACES,
+}
+
+
+@dataclass(eq=False)
+class Looks:
+    """The tables of one part of a task (probe or baselines), filled system by system.
+
+    Attributes
+    ----------
+    question : Question
+    readouts : list of str
+        Of the study; rows belong to the run of a system's first linear one.
+    harmony : Harmony or None
+        Where every system is to answer once more with ComBat.
+    rows : dict of str to list
+        By name of a table in `FILES`.
+    audit : list of dict
+        Checks of transforms, see `audited`.
+    """
+
+    question: Question
+    readouts: list[str]
+    harmony: Harmony | None = None
+    rows: dict[str, list[pd.DataFrame]] = field(default_factory=lambda: {name: [] for name in FILES})
+    audit: list[dict[str, Any]] = field(default_factory=list)
+
+    def versions(self, system: System, features: Provider) -> Iterator[tuple[System, Provider]]:
+        """Yield a system with its features and, where asked for, both after ComBat."""
+        found = [(system, features)]
+        if self.harmony is not None:
+            found.append((harmonised_system(system), self.harmony.provider(features)))
+        for own, provider in found:
+            harmony = None if own is system else self.harmony
+            self.audit += audited.transforms(self.question, own.name, self._run(own)["run_id"], features, harmony)
+            yield own, provider
+
+    def show(
+        self, system: System, features: Provider, recordings: Recordings | None = None, strangers: bool = False
+    ) -> None:
+        """Fill the tables with what a system's features show, before and after ComBat.
+
+        Parameters
+        ----------
+        recordings : callable, optional
+            Features of single recordings in a fold, for those who have two; None where there are none.
+        strangers : bool
+            Whether to tell who lies far from the training people.
+        """
+        first = self.question.folds[0]
+        for own, harmony in ((system, None), (harmonised_system(system), self.harmony)):
+            if own is not system and harmony is None:
+                break
+            raw = features(first)
+            on = (lambda train, raw=raw, harmony=harmony: raw if harmony is None else harmony.on(raw, train))
+            self._tell_sites(own, on)
+            self._place(own, on(first.train))
+        if recordings is not None:
+            self._identify(system, recordings)
+        if strangers:
+            self._measure(system, features)
+
+    def write(self, folder: Path) -> None:
+        """Write the tables that have rows, and ``transforms.json``; tables of an earlier run are removed."""
+        for name, columns in FILES.items():
+            path = folder / f"{name}.parquet"
+            path.unlink(missing_ok=True)
+            if self.rows[name]:
+                tables.write(path, pd.concat(self.rows[name], ignore_index=True), columns)
+        question, ids = self.question, self.question.people.ids
+        fitted_on = [{"repeat": f.repeat, "fold": f.name, "people": ids[f.train].tolist()} for f in question.folds]
+        about = {"split": question.split, "fitted_on": fitted_on, "checks": self.audit}
+        write_json(folder / "transforms.json", about)
+
+    def _run(self, system: System) -> dict[str, Any]:
+        kind = self.question.target.kind
+        readout = resolve_readouts(self.readouts, kind)[0]
+        return run_facts(self.question, system, readout, self.question.folds[0])
+
+    def _add(self, name: str, system: System, rows: np.ndarray, columns: dict[str, Any]) -> None:
+        """Append rows of `people.table` with what is said of them to a table."""
+        table = self.question.people.table.iloc[rows].reset_index(drop=True).assign(**self._run(system))
+        self.rows[name].append(tables.frame(table.assign(**columns).reindex(columns=list(FILES[name])), FILES[name]))
+
+    def _tell_sites(self, system: System, on: Callable[[np.ndarray], Features | Kernel | Blocks]) -> None:
+        asked = np.flatnonzero(self.question.target.known)
+        names = site_names(self.question.people)
+        rows, predicted = sites.told_sites(self.question.people, asked, names, on)
+        if len(rows):
+            self._add("sites", system, rows, {"site": names[rows], "predicted": predicted})
+
+    def _place(self, system: System, features: Features | Kernel | Blocks) -> None:
+        fold, target = self.question.folds[0], self.question.target
+        rows = np.concatenate([fold.train, fold.judged])
+        x, y = plane(features.coordinates(fold.train), fold.train)[rows].T
+        role = ["train"] * len(fold.train) + ["validation"] * len(fold.validation) + ["test"] * len(fold.test)
+        label = self.question.people.column(target.column).to_numpy()[rows]
+        self._add("places", system, rows, {"fold": fold.name, "role": role, "label": label, "x": x, "y": y})
+
+    def _identify(self, system: System, recordings: Recordings) -> None:
+        """Look for the recordings of each fold's test people among those of everyone who has two."""
+        two = identification.pairs(self.question.people)
+        if len(two) < 2:
+            return
+        for fold in self.question.folds:
+            values = [recordings(fold, two[name].to_numpy()) for name in ("first", "second")]
+            if any(part is None for part in values):
+                return
+            second_found, first_found = identification.found(*values)
+            tested = two["row"].isin(fold.test).to_numpy()
+            facts = {"second_found": second_found[tested], "first_found": first_found[tested]}
+            rows = two["row"].to_numpy()[tested]
+            if len(rows):
+                self._add("identified", system, rows, {"fold": fold.name, "n_candidates": len(two), **facts})
+
+    def _measure(self, system: System, features: Provider) -> None:
+        for fold in self.question.folds:
+            folds = inner_folds(self.question.people, fold.train, self.question.seed)
+            distance, threshold = familiar.distances(features(fold).values, fold.train, folds)
+            rows = fold.judged[np.isfinite(distance[fold.judged])]
+            if not np.isfinite(threshold) or not len(rows):
+                continue
+            role = np.where(np.isin(rows, fold.test), "test", "validation")
+            near = {"distance": distance[rows], "is_far": distance[rows] > threshold}
+            self._add("familiarity", system, rows, {"fold": fold.name, "role": role, **near})
+
+
+def looks_of(question: Question, settings: Evaluate) -> Looks:
+    """Return what looks at the systems of a task, as a study's section ``evaluate`` wants it."""
+    harmony = None if settings.harmonise is None else Harmony.of(question, settings.harmonise_keep)
+    return Looks(question, settings.readouts, harmony)
