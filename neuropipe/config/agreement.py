@@ -42,7 +42,7 @@ def disagreements(content: dict[str, Any]) -> list[str]:
     if bold and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
     lines += _mixed_contents(content) + _idle_baselines(content) + _finetuned_tasks(content) + _without_clips(content)
-    return lines + _impossible_on_surfaces(content)
+    return lines + _impossible_on_surfaces(content) + _without_sites(content)
 
 
 def _links_of(datasets: dict[str, dict]) -> dict[str, str]:
@@ -136,6 +136,30 @@ def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:
         lines.append("clean.smoothing_fwhm_mm: vertices are not smoothed; write null, and smooth before (wb_command)")
     if content.get("warp"):
         lines.append("warp: atlases of vertices are not warped; write false, and name an atlas of the mesh")
+    return lines
+
+
+def _without_sites(content: dict[str, Any]) -> list[str]:
+    """Return what keeps a study from being harmonised: datasets without sites, columns that are kept for nothing."""
+    evaluate = content.get("evaluate")
+    asked = evaluate if isinstance(evaluate, dict) else {}
+    if asked.get("harmonise") is None:
+        kept = _listed(asked, "harmonise_keep")
+        return ["evaluate.harmonise_keep: says what harmonise keeps, which is not asked for"] if kept else []
+    datasets, tasks = _part(content, "datasets"), _part(content, "tasks")
+    judged = {name for task in tasks.values() if task.get("kind") != "decoding" for name in _listed(task, "datasets")}
+    lacking = [
+        name
+        for name in sorted(judged & set(datasets))
+        if isinstance(roles := datasets[name].get("roles"), dict) and "site" in roles and roles["site"] is None
+    ]
+    lines = [
+        f"evaluate.harmonise: needs sites, but datasets.{name}.roles.site is null; name the column, or leave "
+        "harmonise out"
+        for name in lacking
+    ]
+    if "site" in _listed(asked, "harmonise_keep"):
+        lines.append("evaluate.harmonise_keep: site is what harmonise takes away; leave it out")
     return lines
 
 

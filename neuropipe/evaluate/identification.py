@@ -24,7 +24,9 @@ def pairs(people: People) -> pd.DataFrame:
     table = people.recordings
     order = [name for name in ORDER if name in table]
     table = table.assign(individual=people.individuals.to_numpy()[table["row"]]).sort_values(order, kind="stable")
-    own = [(rows["row"].iloc[0], *rows.index[:2]) for _, rows in table.groupby("individual", sort=True) if len(rows) > 1]
+    own = [
+        (rows["row"].iloc[0], *rows.index[:2]) for _, rows in table.groupby("individual", sort=True) if len(rows) > 1
+    ]
     return pd.DataFrame(own, columns=["row", "first", "second"], dtype=np.int64)
 
 

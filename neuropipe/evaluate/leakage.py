@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from neuropipe.errors import SplitError
 from neuropipe.evaluate.metrics import auroc
+from neuropipe.provenance import read_json
 
 CHANCE = 0.5
 TOLERANCE = 0.02
@@ -94,6 +96,38 @@ def pretraining(predictions: pd.DataFrame) -> list[dict[str, Any]]:
                 "value": n,
                 "expected": "0",
                 "passed": n == 0,
+            }
+        )
+    return found
+
+
+def transforms(paths: Iterable[Path], splits: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """Return what probe and baselines found of their transforms, and whether all learned from training people only.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        ``transforms.json`` beside predictions, see `looks`; what is not there is passed over.
+    splits : dict of str to DataFrame
+        The frozen tables by name.
+    """
+    found = []
+    for about in (read_json(path) for path in paths if path.is_file()):
+        found += about["checks"]
+        if (table := splits.get(about["split"])) is None:
+            continue
+        ids = table["dataset"] + "/" + table["participant_id"]
+        strangers = 0
+        for fold in about["fitted_on"]:
+            here = (table["repeat"] == fold["repeat"]) & (table["fold"].astype(str) == str(fold["fold"]))
+            strangers += len(set(fold["people"]) - set(ids[here & (table["role"] == "train")]))
+        found.append(
+            {
+                "check": "every transform was fitted on people of the training side",
+                "where": f"{about['task']}, {about['part']}",
+                "value": strangers,
+                "expected": "0 people of another side",
+                "passed": strangers == 0,
             }
         )
     return found

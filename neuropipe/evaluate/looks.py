@@ -78,14 +78,10 @@ class Looks:
         strangers : bool
             Whether to tell who lies far from the training people.
         """
-        first = self.question.folds[0]
-        for own, harmony in ((system, None), (harmonised_system(system), self.harmony)):
-            if own is not system and harmony is None:
-                break
-            raw = features(first)
-            on = (lambda train, raw=raw, harmony=harmony: raw if harmony is None else harmony.on(raw, train))
-            self._tell_sites(own, on)
-            self._place(own, on(first.train))
+        raw, harmony = features(self.question.folds[0]), self.harmony
+        self._portray(system, lambda _: raw)
+        if harmony is not None:
+            self._portray(harmonised_system(system), lambda train: harmony.on(raw, train))
         if recordings is not None:
             self._identify(system, recordings)
         if strangers:
@@ -100,8 +96,8 @@ class Looks:
                 tables.write(path, pd.concat(self.rows[name], ignore_index=True), columns)
         question, ids = self.question, self.question.people.ids
         fitted_on = [{"repeat": f.repeat, "fold": f.name, "people": ids[f.train].tolist()} for f in question.folds]
-        about = {"split": question.split, "fitted_on": fitted_on, "checks": self.audit}
-        write_json(folder / "transforms.json", about)
+        about = {"task": question.target.task, "part": folder.name, "split": question.split}
+        write_json(folder / "transforms.json", about | {"fitted_on": fitted_on, "checks": self.audit})
 
     def _run(self, system: System) -> dict[str, Any]:
         kind = self.question.target.kind
@@ -112,6 +108,11 @@ class Looks:
         """Append rows of `people.table` with what is said of them to a table."""
         table = self.question.people.table.iloc[rows].reset_index(drop=True).assign(**self._run(system))
         self.rows[name].append(tables.frame(table.assign(**columns).reindex(columns=list(FILES[name])), FILES[name]))
+
+    def _portray(self, system: System, on: Callable[[np.ndarray], Features | Kernel | Blocks]) -> None:
+        """Show sites and places by features that are fitted on given rows."""
+        self._tell_sites(system, on)
+        self._place(system, on(self.question.folds[0].train))
 
     def _tell_sites(self, system: System, on: Callable[[np.ndarray], Features | Kernel | Blocks]) -> None:
         asked = np.flatnonzero(self.question.target.known)

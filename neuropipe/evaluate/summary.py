@@ -173,7 +173,8 @@ def _references(run: Run, runs: list[Run]) -> list[Run]:
     The reference has the same readout where there is one, and embeddings that are joined with a baseline have that
     baseline for a reference too; the twin has the same readout and seed, and of a
     network that was trained for the task it is the one that was trained for it from scratch. That a class is
-    told at all is tested by permutation, so the trivial answer is a comparison of numbers only.
+    told at all is tested by permutation, so the trivial answer is a comparison of numbers only. What went through
+    ComBat is also compared with itself before.
     """
     facts = run.facts
     references = reference_names(facts["target_type"])
@@ -181,15 +182,19 @@ def _references(run: Run, runs: list[Run]) -> list[Run]:
         return []
     reference = _alike([other for other in runs if other.facts["system"] in references], facts["readout"])
     partner = _alike([o for o in runs if o.facts["system"] == tables.joined_with(facts["system"])], facts["readout"])
-    untrained = [facts["system"] + ending for ending in (tables.RANDOM_WEIGHTS, tables.FROM_SCRATCH)]
+    before = tables.unharmonised(facts["system"])
+    ending = facts["system"].removeprefix(before)
+    untrained = [before + other + ending for other in (tables.RANDOM_WEIGHTS, tables.FROM_SCRATCH)]
     wanted = {(name, facts["readout"], str(facts["seed"])) for name in untrained}
+    twin_before = {(before, facts["readout"], str(facts["seed"]))} if ending else set()
     twins = [
         other for other in runs if (other.facts["system"], other.facts["readout"], str(other.facts["seed"])) in wanted
     ]
-    trained = pd.notna(facts["seed"]) and not facts["system"].endswith(tables.RANDOM_WEIGHTS)
+    plain = [o for o in runs if (o.facts["system"], o.facts["readout"], str(o.facts["seed"])) in twin_before]
+    trained = pd.notna(facts["seed"]) and not before.endswith(tables.RANDOM_WEIGHTS)
     asked = trained and facts["target_type"] == "regression"
     means = [other for other in runs if asked and other.facts["system"] == TRIVIAL]
-    return list(dict.fromkeys(reference[:1] + partner[:1] + twins[:1] + means[:1]))
+    return list(dict.fromkeys(reference[:1] + partner[:1] + plain[:1] + twins[:1] + means[:1]))
 
 
 def _alike(runs: list[Run], readout: str) -> list[Run]:

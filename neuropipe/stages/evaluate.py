@@ -51,7 +51,7 @@ def run(
     """
     import pandas as pd
 
-    from neuropipe.evaluate import leakage, tables
+    from neuropipe.evaluate import leakage, shown, tables
     from neuropipe.evaluate.summary import summarise
 
     decoding = decoding or []
@@ -72,10 +72,15 @@ def run(
         decoded=decoded,
         permutations=settings["permutations"],
     )
+    beside = {name: shown.read(predictions, name, columns) for name, columns in shown.FILES.items()}
+    rest = shown.metrics(beside, draws=settings["bootstrap"], seed=settings["seed"])
+    metrics = pd.concat([metrics, rest], ignore_index=True) if len(rest) else metrics
     everyone = [table[AUDITED] for table in (predicted, decoded) if len(table)]
     people = pd.concat(everyone, ignore_index=True).drop_duplicates()
+    frozen = {folder.name: pd.read_parquet(folder / "splits.parquet") for folder in splits or []}
     audit = leakage.pretraining(people)
-    audit += leakage.follows_split(people, {d.name: pd.read_parquet(d / "splits.parquet") for d in splits or []})
+    audit += leakage.follows_split(people, frozen)
+    audit += leakage.transforms([path.with_name("transforms.json") for path in predictions], frozen)
     audit += leakage.shuffled_labels(predicted, permuted)
     for failed in (check for check in audit if not check["passed"]):
         log.warning("leakage audit: %(check)s FAILED for %(where)s: found %(value)s", failed)
@@ -89,6 +94,9 @@ def run(
             tables.write(output.with_name("predictions.parquet"), predicted, tables.PREDICTIONS)
             tables.write(output.with_name("nulls.parquet"), permuted, tables.NULLS)
             tables.write(output.with_name("costs.parquet"), tables.read(costs, tables.COSTS, "costs"), tables.COSTS)
+            beside["places"] = shown.read(predictions, "places", tables.PLACES)
+            for name, table in beside.items():
+                shown.write(output.with_name(f"{name}.parquet"), table, {**shown.FILES, "places": tables.PLACES}[name])
             if decoding:
                 grids = [path.with_name("efficiency.parquet") for path in decoding]
                 grid = tables.read(grids, tables.EFFICIENCY, "label-efficiency grid")
