@@ -11,11 +11,13 @@ from neuropipe.errors import SplitError
 from neuropipe.splits.make import SIDES
 from neuropipe.splits.people import individuals
 
+REPEATED = "no recording on two sides that repeats another's"
 ROLES = (*SIDES, "unused")
 CHECKS = [
     "every participant has one role in every fold",
     "no person and no kin on two sides",
     "no recording (by content) on two sides",
+    REPEATED,
     "training and test side have people",
     "every class of every task on every side",
 ]
@@ -26,6 +28,7 @@ def audit_split(
     recordings: pd.DataFrame,
     labels: Mapping[str, pd.Series] | None = None,
     same_people: Mapping[str, str] | None = None,
+    twins: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Check a split and return what was checked, with counts.
 
@@ -40,6 +43,8 @@ def audit_split(
         ``<dataset>/<participant_id>``.
     same_people : mapping of str to str, optional
         Dataset whose people are those of another, to that other dataset: people are counted once.
+    twins : DataFrame, optional
+        Pairs of people who look like one, see `duplicates.twins`; None where nobody looked.
 
     Returns
     -------
@@ -57,7 +62,7 @@ def audit_split(
     for (repeat, fold), rows in table.groupby(["repeat", "fold"], sort=False):
         where = f"fold {fold}" if table["fold"].nunique() > 1 else "the split"
         problems += _twice(rows, where) + _divided(rows, where) + _duplicates(rows, recordings, where)
-        problems += _empty(rows, where)
+        problems += _repeated(rows, twins, where) + _empty(rows, where)
         for task, values in (labels or {}).items():
             problems += _missing_classes(rows, values, task, where)
         counts = rows.drop_duplicates(["individual", "role"])["role"].value_counts()
@@ -71,7 +76,8 @@ def audit_split(
         "scheme": table["scheme"].iloc[0],
         "n_people": int(table["individual"].nunique()),
         "n_persons_or_kin": int(table["person"].nunique()),
-        "checks": [{"check": check, "passed": True} for check in CHECKS],
+        "checks": [{"check": check, "passed": True} for check in CHECKS if twins is not None or check != REPEATED],
+        "twins_on_one_side": [] if twins is None else twins.to_dict("records"),
         "folds": folds,
     }
 
@@ -107,6 +113,20 @@ def _duplicates(rows: pd.DataFrame, recordings: pd.DataFrame, where: str) -> lis
         "the same content; leave one out, or give both the same kin id"
         for _, twins_of in twins.groupby("sha256")
     ]
+
+
+def _repeated(rows: pd.DataFrame, twins: pd.DataFrame | None, where: str) -> list[str]:
+    """Name the pairs that look like one person and lie on two sides."""
+    if twins is None or twins.empty:
+        return []
+    used = _used(rows)
+    role = pd.Series(used["role"].to_numpy(), index=used["dataset"] + "/" + used["participant_id"])
+    sides = [twins[name].map(role) for name in ("first", "second")]
+    divided = twins[sides[0].notna() & sides[1].notna() & (sides[0] != sides[1])]
+    lines = [f"{where}: {one.first} and {one.second} look like one person, on two sides: {one.why}" for one in
+             divided.itertuples()]  # fmt: skip
+    hint = ["say people_of where datasets have the same people, leave one recording out, or give both the same kin id"]
+    return lines + hint * bool(lines)
 
 
 def _empty(rows: pd.DataFrame, where: str) -> list[str]:

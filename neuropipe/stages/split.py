@@ -36,6 +36,7 @@ def run(*, config: Path, split: str, shards: list[Path], output: Path) -> None:
     from neuropipe.evaluate.targets import class_labels
     from neuropipe.shards.read import Shards
     from neuropipe.splits.audit import audit_split
+    from neuropipe.splits.duplicates import twins
     from neuropipe.splits.make import make_split
     from neuropipe.splits.people import of_study
 
@@ -53,7 +54,7 @@ def run(*, config: Path, split: str, shards: list[Path], output: Path) -> None:
     with lock(output / ".lock"):
         table = make_split(split, settings, people)
         hashes = people.recordings[["dataset", "participant_id", "sha256"]]
-        audit = audit_split(table, hashes, labels, people.same_people)
+        audit = audit_split(table, hashes, labels, people.same_people, twins(people, sources))
         with atomic(output / "splits.parquet") as temporary:
             table.to_parquet(temporary, index=False)
         inputs = {f"{folder.name}/manifest.parquet": sha256(folder / "manifest.parquet") for folder in shards}
