@@ -21,9 +21,25 @@ FILES = {"sites": tables.SITES, "identified": tables.IDENTIFIED, "familiarity": 
 
 
 def read(predictions: list[Path], name: str, columns: dict[str, Any]) -> pd.DataFrame:
-    """Return the tables called `name` beside some predictions, as far as there are any."""
+    """Return the tables called `name` beside some predictions, as far as there are any.
+
+    How far people lie from the training side of a fine-tuned network is taken from its ``decisions.parquet``.
+    """
     paths = [path.with_name(f"{name}.parquet") for path in predictions]
-    return tables.read([path for path in paths if path.is_file()], columns, name)
+    parts = [tables.read([path for path in paths if path.is_file()], columns, name)]
+    if name == "familiarity":
+        parts += [_of_decisions(path) for path in predictions if path.with_name("decisions.parquet").is_file()]
+    kept = [part for part in parts if len(part)]
+    return pd.concat(kept, ignore_index=True) if kept else parts[0]
+
+
+def _of_decisions(predictions: Path) -> pd.DataFrame:
+    """Return rows of `tables.FAMILIARITY` from what a fine-tuned network said of people."""
+    keys = ["system", "repeat", "fold", "role", "dataset", "participant_id"]
+    decided = tables.read([predictions.with_name("decisions.parquet")], tables.DECISIONS, "decisions")
+    known = tables.read([predictions], tables.PREDICTIONS, "predictions", tables.LATER)
+    joined = decided.merge(known, on=keys, suffixes=("", "_")).dropna(subset=["is_far"])
+    return tables.frame(joined.reindex(columns=list(tables.FAMILIARITY)), tables.FAMILIARITY)
 
 
 def write(path: Path, table: pd.DataFrame, columns: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from neuropipe.config import REFERENCES as NAMES_OF
 NAMES = frozenset(NAMES_OF.values())  # what references are called in the tables
 RANDOM = " (random weights)"
 SCRATCH = " (from scratch)"
+HARMONISED = " (ComBat)"
 BESIDE = " + "
 BASELINES = {
     "fc_partial": "Partial correlations",
@@ -101,7 +102,15 @@ class System:
 
 
 def role_of(name: str, content: str = "series") -> str:
-    """Return the role of a system by its name; of clips, connectivity is not what others are compared with."""
+    """Return the role of a system by its name; of clips, connectivity is not what others are compared with.
+
+    After ComBat, what reads the data itself is a variant of the reference, and a model stands beside itself.
+    """
+    if name.endswith(HARMONISED):
+        role = role_of(name.removesuffix(HARMONISED), content)
+        return {"random": "random", "scratch": "scratch", "model": "combined", "combined": "combined"}.get(
+            role, "variant"
+        )
     if name.endswith(RANDOM):
         return "random"
     if name.endswith(SCRATCH):
@@ -119,6 +128,9 @@ def role_of(name: str, content: str = "series") -> str:
 
 def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series") -> str:
     """Return what a system is called on the page; `kind` is that of the task, `content` that of its samples."""
+    if name.endswith(HARMONISED):
+        head, *rest = label_of(name.removesuffix(HARMONISED), readout, seed, kind, content).split(" · ")
+        return " · ".join([f"{head}, ComBat", *rest])
     if name == "majority":
         base = "Mean of the training people" if kind == "regression" else "Majority class"
     elif name in NAMES:

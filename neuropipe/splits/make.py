@@ -290,6 +290,8 @@ def _read_list(name: str, path: Path, people: People) -> pd.DataFrame:
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     if missing := [column for column in ("participant_id", "role") if column not in table]:
         raise SplitError(f"{path} lacks the columns {missing}; found {list(table)}.")
+    if table.empty:
+        raise SplitError(f"{path} lists nobody; write one line per person.")
     if wrong := sorted(set(table["role"]) - {*SIDES, "unused"}):
         raise SplitError(f"{path}: roles are train, validation, test or unused, found {wrong}.")
     if "dataset" not in table:

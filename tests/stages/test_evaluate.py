@@ -64,15 +64,17 @@ def test_the_planted_truth_is_told(judged):
 
 
 def test_predictions_alone_give_the_identical_metrics(judged, tmp_path):
-    for name in ("predictions.parquet", "nulls.parquet"):
+    for name in ("predictions.parquet", "nulls.parquet", "sites.parquet", "familiarity.parquet"):
         shutil.copy(judged / name, tmp_path)
     evaluate.run(predictions=[tmp_path / "predictions.parquet"])
     assert (tmp_path / "metrics.parquet").read_bytes() == (judged / "metrics.parquet").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "familiarity.parquet",
         "metrics.json",
         "metrics.parquet",
         "nulls.parquet",
         "predictions.parquet",
+        "sites.parquet",
     ]
 
 
@@ -93,6 +95,8 @@ def test_the_leakage_audit_is_written(judged):
         "shuffled labels score at chance",
         "no test person in pretraining",
         "predictions follow the split",
+        "no transform fitted outside the training side",
+        "every transform was fitted on people of the training side",
     }
     assert all(check["passed"] for check in checks)
 
