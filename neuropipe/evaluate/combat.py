@@ -66,16 +66,17 @@ class Combat:
         onehot = (sites[used, None] == np.array(known)).astype(float)
         y = _filled(values[used].astype(np.float64), onehot)
         design = np.concatenate([onehot, x[used]], axis=1)
-        weights = np.linalg.lstsq(design, y, rcond=None)[0]
+        weights = np.linalg.pinv(design) @ y  # of collinear covariates the smallest
         n_people = onehot.sum(axis=0)
         mean, slopes = n_people @ weights[: len(known)] / len(y), weights[len(known) :]
         spread = np.sqrt(((y - design @ weights) ** 2).mean(axis=0))
         spread[spread <= FLAT * np.maximum(1, np.abs(y).max(axis=0))] = 0
-        z = _divided(y - mean - x[used] @ slopes, spread)
-        varies = spread > 0
+        varies = np.flatnonzero(spread > 0)
         shift, scale = np.zeros((len(known), len(spread))), np.ones((len(known), len(spread)))
         for i in range(len(known)):
-            shift[i, varies], scale[i, varies] = _shrunk(z[onehot[:, i] > 0][:, varies])
+            rows = np.flatnonzero(onehot[:, i])
+            z = _divided(y[rows] - mean - x[used][rows] @ slopes, spread)
+            shift[i, varies], scale[i, varies] = _shrunk(z if len(varies) == len(spread) else z[:, varies])
         return cls(known, mean, slopes, spread, shift, scale)
 
     def apply(self, values: np.ndarray, sites: np.ndarray, covariates: np.ndarray | None = None) -> np.ndarray:
