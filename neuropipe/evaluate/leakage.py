@@ -11,6 +11,7 @@ import pandas as pd
 
 from neuropipe.errors import SplitError
 from neuropipe.evaluate.metrics import auroc
+from neuropipe.evaluate.tables import RANDOM_WEIGHTS
 from neuropipe.provenance import read_json
 
 CHANCE = 0.5
@@ -131,6 +132,30 @@ def transforms(paths: Iterable[Path], splits: dict[str, pd.DataFrame]) -> list[d
             }
         )
     return found
+
+
+def sites(metrics: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return, for every trained network, whether its embedding tells the site of people better than the reference.
+
+    It does where the interval of the difference lies above zero: the answer may then be the scanner's.
+
+    Parameters
+    ----------
+    metrics : DataFrame
+        Rows of `tables.METRICS`.
+    """
+    rows = metrics[(metrics["metric"] == "site_balanced_accuracy") & metrics["delta"].notna()]
+    plain = rows["harmonisation"].isna() & ~rows["system"].str.endswith(RANDOM_WEIGHTS)
+    return [
+        {
+            "check": "site is no easier to read from the embedding than from the reference",
+            "where": row["run_id"],
+            "value": float(row["value"]),
+            "expected": f"not above {row['value'] - row['delta']:.3f} of {row['reference']}, as far as the interval tells",
+            "passed": not row["delta_ci_low"] > 0,
+        }
+        for row in rows[plain].to_dict("records")
+    ]
 
 
 def follows_split(predictions: pd.DataFrame, splits: dict[str, pd.DataFrame]) -> list[dict[str, Any]]:

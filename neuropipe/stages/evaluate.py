@@ -81,7 +81,7 @@ def run(
     audit = leakage.pretraining(people)
     audit += leakage.follows_split(people, frozen)
     audit += leakage.transforms([path.with_name("transforms.json") for path in predictions], frozen)
-    audit += leakage.shuffled_labels(predicted, permuted)
+    audit += leakage.shuffled_labels(predicted, permuted) + leakage.sites(metrics)
     for failed in (check for check in audit if not check["passed"]):
         log.warning("leakage audit: %(check)s FAILED for %(where)s: found %(value)s", failed)
     inputs = {_inside(path, output.parent): sha256(path) for path in (*given, *nulls)}
