@@ -27,6 +27,8 @@ def distances(values: np.ndarray, train: np.ndarray, folds: np.ndarray) -> tuple
     """
     usable = np.isfinite(values).all(axis=1)
     spread = values[train[usable[train]]].std(axis=0)
+    if not (spread > 0).any():  # a network that says the same of everyone
+        return np.full(len(values), np.nan), np.nan
     scaled = values / np.where(spread > 0, spread, 1)
     fits, left_out = [], []
     for fold in np.unique(folds):

@@ -125,7 +125,10 @@ def _shown(rows: pd.DataFrame, measure: Callable, draws: int, seed: list[int]) -
         low, high, method = float(exact.low), float(exact.high), "exact_binomial"
     facts = {name: rows[name].iloc[0] for name in tables.ABOUT if name in tables.METRICS}
     people = tuple(rows["fold"] + "/" + rows["dataset"] + "/" + rows["participant_id"])
-    facts |= {"dataset": "+".join(sorted(rows["dataset"].unique())), "n_test": len(rows)}
+    facts |= {
+        "dataset": "+".join(sorted(rows["dataset"].unique())),
+        "n_test": len(rows[["dataset", "participant_id"]].drop_duplicates()),
+    }
     return Shown(facts, people, float(value[0]), bootstrap, chance, low, high, method)
 
 
