@@ -6,6 +6,7 @@ twin where the study asks for one, and holds the tables that `neuropipe evaluate
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.config import Evaluate
+from neuropipe.errors import InputError
 from neuropipe.evaluate import audited, familiar, identification, sites, tables
 from neuropipe.evaluate.features import Blocks, Features, Kernel
 from neuropipe.evaluate.harmony import Harmony, harmonised_system, site_names
@@ -22,6 +24,8 @@ from neuropipe.evaluate.places import plane
 from neuropipe.evaluate.protocol import System, resolve_readouts, run_facts
 from neuropipe.evaluate.question import Fold, Question, inner_folds
 from neuropipe.provenance import write_json
+
+log = logging.getLogger("neuropipe")
 
 Provider = Callable[[Fold], Features | Kernel | Blocks]
 Recordings = Callable[[Fold, np.ndarray], np.ndarray | None]  # features of rows of `People.recordings`
@@ -158,6 +162,28 @@ class Looks:
 
 
 def looks_of(question: Question, settings: Evaluate) -> Looks:
-    """Return what looks at the systems of a task, as a study's section ``evaluate`` wants it."""
-    harmony = None if settings.harmonise is None else Harmony.of(question, settings.harmonise_keep)
+    """Return what looks at the systems of a task, as a study's section ``evaluate`` wants it.
+
+    Raises
+    ------
+    InputError
+        The study asks for ComBat, but nobody's site is known.
+    """
+    if settings.harmonise is None:
+        return Looks(question, settings.readouts)
+    harmony = Harmony.of(question, settings.harmonise_keep)
+    known = set(harmony.sites[question.target.known]) - {""}
+    task, people = question.target.task, question.people
+    if not known:
+        columns = ", ".join(f"{name}: {people.resolve(name, 'site')!r}" for name in people.participants)
+        raise InputError(
+            f"evaluate.harmonise needs sites, but nobody of task {task!r} has one; looked in the participants columns "
+            f"{columns}. Name the column in datasets.<name>.roles.site, or leave harmonise out."
+        )
+    if len(known) == 1:
+        log.warning("no ComBat for %s: everybody is of the site %s", task, *known)
+        return Looks(question, settings.readouts)
+    for fold in question.folds:
+        if unseen := harmony.n_unseen(fold):
+            log.info("ComBat of %s, fold %s: %d people of unseen sites keep their features", task, fold.name, unseen)
     return Looks(question, settings.readouts, harmony)

@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import balanced_accuracy_score
 
 from neuropipe.config import Evaluate, Roles
+from neuropipe.errors import InputError
 from neuropipe.evaluate import familiar, identification, shown, tables
 from neuropipe.evaluate.features import Features
 from neuropipe.evaluate.looks import looks_of
@@ -212,3 +213,23 @@ def test_recognised_people_become_a_rate_with_its_chance():
     assert (row["metric"], row["value"], row["null_mean"]) == ("identification_top1", 1, 1 / 20)
     tested = set(people.ids[question.folds[0].test]) & {f"toy/sub-{i:04d}" for i in range(20)}
     assert row["n_test"] == len(tested)
+
+
+def at_sites(site: list[str | None]):
+    table = pd.DataFrame(
+        {"site": site, "diagnosis": ["control", "patient"] * 10}, index=[f"sub-{i}" for i in range(20)]
+    )
+    source = recordings(list(table.index), [np.zeros((5, 2))] * 20, table)
+    return diagnosis(gather([source], {"toy": Roles()}))
+
+
+def test_without_any_site_there_is_no_combat():
+    with pytest.raises(InputError, match=r"evaluate\.harmonise needs sites, but nobody of task 'diagnosis' has one"):
+        looks_of(at_sites([None] * 20), Evaluate(harmonise="combat"))
+    assert looks_of(at_sites([None] * 20), Evaluate()).harmony is None
+
+
+def test_of_a_single_site_there_is_nothing_to_take_away(caplog):
+    assert looks_of(at_sites(["A"] * 20), Evaluate(harmonise="combat")).harmony is None
+    assert "everybody is of the site toy/A" in caplog.text
+    assert looks_of(at_sites(["A", "B"] * 10), Evaluate(harmonise="combat")).harmony is not None
