@@ -32,6 +32,7 @@ READOUTS = {
     "finetune": "fine-tuned",
     "baseline": "",
 }
+HARMONISED = {"combat": "ComBat"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class System:
         Class that gives colour and stroke.
     seed : str
         Of a network; empty without one.
+    harmonised : str
+        How its features were harmonised over sites; empty where they were not.
     """
 
     run_id: str
@@ -94,6 +97,7 @@ class System:
     label: str
     css: str
     seed: str = ""
+    harmonised: str = ""
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return this system's rows of a table."""
@@ -117,7 +121,7 @@ def role_of(name: str, content: str = "series") -> str:
     return "combined" if BESIDE in name else "model"
 
 
-def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series") -> str:
+def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series", harmonised: str = "") -> str:
     """Return what a system is called on the page; `kind` is that of the task, `content` that of its samples."""
     if name == "majority":
         base = "Mean of the training people" if kind == "regression" else "Majority class"
@@ -132,6 +136,7 @@ def label_of(name: str, readout: str, seed: str, kind: str, content: str = "seri
     else:
         base = _joined(name, content)
     parts = [base, READOUTS.get(readout, readout), f"seed {seed}" if seed else ""]
+    parts.append(HARMONISED.get(harmonised.lower(), harmonised))
     return " · ".join(part for part in parts if part)
 
 
@@ -150,8 +155,8 @@ def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]
     Parameters
     ----------
     runs : DataFrame
-        Text columns run_id, system, readout, seed: one row per run. Readout and seed are part of a
-        label only where one system has several.
+        Text columns run_id, system, readout, seed, and harmonisation where features may be harmonised: one row per
+        run. Readout and seed are part of a label only where one system has several.
     kind : {"binary", "multiclass", "regression", "decoding"}
         Kind of the task.
     content : {"series", "volume", "image", "clip"}
@@ -159,13 +164,15 @@ def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]
     """
     roles = runs["system"].map(lambda name: role_of(name, content))
     runs = runs.assign(role=roles, rank=roles.map(ROLES.index)).sort_values(["rank", "run_id"])
+    if "harmonisation" not in runs:
+        runs = runs.assign(harmonisation="")
     n_seeds = runs.groupby(["system", "readout"])["seed"].transform("nunique")
     n_readouts = runs.groupby("system")["readout"].transform("nunique")
     numbers = runs.groupby("role").cumcount() + 1
     found = []
     for run, seeds, readouts, number in zip(runs.itertuples(), n_seeds, n_readouts, numbers, strict=True):
         shown = run.readout if readouts > 1 else "baseline"
-        label = label_of(run.system, shown, run.seed if seeds > 1 else "", kind, content)
+        label = label_of(run.system, shown, run.seed if seeds > 1 else "", kind, content, run.harmonisation)
         css = f"s-{run.role}" if number == 1 else f"s-{run.role} v{min(number, 4)}"
-        found.append(System(run.run_id, run.system, run.readout, run.role, label, css, run.seed))
+        found.append(System(run.run_id, run.system, run.readout, run.role, label, css, run.seed, run.harmonisation))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -37,10 +37,15 @@ NAMES = {
     "r2": "R²",
     "pearson_r": "Pearson r",
     "bias_slope": "Bias slope",
+    "age_bias_slope": "Age-bias slope",
+    "site_balanced_accuracy": "Site told (balanced accuracy)",
+    "identification_top1": "Told again by a second session (top 1)",
 }
 SUMMARIES = ("mean", "pooled")  # values of `fold` that are no single fold
-RUN = ["run_id", "system", "readout", "seed"]
-TEXT = [*RUN, "fold", "reference"]
+EXTERNAL = "external"  # begins `fold` where people of a test dataset were judged
+BESIDE_TASK = ("site_balanced_accuracy", "identification_top1")  # what else embeddings tell: site, and who it is
+RUN = ["run_id", "system", "readout", "seed", "harmonisation"]
+TEXT = [*RUN, "fold", "reference", "dataset", "threshold_source"]
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -125,6 +130,10 @@ class Board:
         By run: the primary metric under each permutation of the labels, averaged over folds.
     content : {"series", "volume", "image", "clip"}
         What it judges, which decides what models are compared with.
+    thresholds : DataFrame
+        Of binary tasks: run_id, fold, threshold, threshold_source, one row per fold (or one for all of them).
+    beside : DataFrame
+        What else the embeddings tell (`BESIDE_TASK`): run_id, label, metric, value, ci_low, ci_high, null_mean.
     """
 
     name: str
@@ -136,6 +145,8 @@ class Board:
     folds: pd.DataFrame
     nulls: dict[str, np.ndarray]
     content: str = "series"
+    thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
+    beside: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def reference(self) -> systems.Reference:
@@ -176,6 +187,8 @@ class Board:
         found = [other for other in self.entries if other.system.role == role and math.isfinite(other.value)]
         twins = (f"{entry.system.name}{systems.RANDOM}", f"{entry.system.name}{systems.SCRATCH}")
         found = [other for other in found if other.system.name in twins] or found
+        same = entry.system.harmonised
+        found = [other for other in found if other.system.harmonised == same] or found
         found = [other for other in found if other.system.readout == entry.system.readout] or found
         found = [other for other in found if other.system.seed == entry.system.seed] or found
         return next(iter(found), None)
@@ -195,10 +208,28 @@ class Board:
 
 def board(results: Results, name: str) -> Board | None:
     """Return the leaderboard of a task; None where it has no metrics."""
-    task = results.config.tasks[name]
-    metric = PRIMARY[task.kind]
     rows = results.metrics[results.metrics["task"] == name]
     rows = rows.assign(**{c: rows[c].astype("string").fillna("") if c in rows else "" for c in TEXT})
+    return _board(results, name, rows[~rows["fold"].str.startswith(EXTERNAL)], results.nulls)
+
+
+def external(results: Results, name: str) -> dict[str, Board]:
+    """Return the leaderboard of every test dataset of a task that no training saw, by the dataset's name."""
+    rows = results.metrics[results.metrics["task"] == name]
+    rows = rows.assign(**{c: rows[c].astype("string").fillna("") if c in rows else "" for c in TEXT})
+    rows = rows[rows["fold"].str.startswith(EXTERNAL)]
+    places = rows["fold"].str.removeprefix(EXTERNAL).str.lstrip(":/-_ ")
+    found = {}
+    for place, part in rows.groupby(places.where(places != "", rows["dataset"]), sort=True):
+        one = _board(results, name, part, None)
+        if one is not None:
+            found[str(place)] = replace(one, name=f"{name}, tested on {place}", folds=one.folds.iloc[:0])
+    return found
+
+
+def _board(results: Results, name: str, rows: pd.DataFrame, nulls: pd.DataFrame | None) -> Board | None:
+    task = results.config.tasks[name]
+    metric = PRIMARY[task.kind]
     summary, pooled = _summaries(rows)
     primary = summary[summary["metric"] == metric]
     if primary.empty:
@@ -217,8 +248,10 @@ def board(results: Results, name: str) -> Board | None:
         chance=_chance(task, entries, results.predictions, name),
         others=_others(summary, competitors, metric),
         folds=single if several else single.iloc[:0],
-        nulls=_nulls(results.nulls, competitors, metric),
+        nulls=_nulls(nulls, competitors, metric),
         content=content,
+        thresholds=_thresholds(rows),
+        beside=_beside(summary, competitors),
     )
 
 
@@ -295,6 +328,7 @@ def _chance(task: Task, entries: list[Entry], predictions: pd.DataFrame | None, 
 
 def _others(summary: pd.DataFrame, competitors: list[System], primary: str) -> pd.DataFrame:
     """Return the metrics beside the primary one: a row per system, a column per metric."""
+    summary = summary[~summary["metric"].isin(BESIDE_TASK)]
     known = [metric for metric in NAMES if metric != primary and (summary["metric"] == metric).any()]
     rest = [metric for metric in dict.fromkeys(summary["metric"]) if metric not in NAMES]
     table = {}
@@ -302,3 +336,23 @@ def _others(summary: pd.DataFrame, competitors: list[System], primary: str) -> p
         mine = system.rows(summary).drop_duplicates("metric").set_index("metric")["value"]
         table[system.label] = [float(mine.get(metric, math.nan)) for metric in known + rest]
     return pd.DataFrame.from_dict(table, orient="index", columns=known + rest)
+
+
+def _thresholds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the recorded thresholds of every run and fold; of runs without folds, that of the summary."""
+    columns = ["run_id", "fold", "threshold", "threshold_source"]
+    if "threshold" not in rows:
+        return pd.DataFrame(columns=columns)
+    known = rows.loc[rows["threshold"].notna(), columns].drop_duplicates(["run_id", "fold"])
+    single = ~known["fold"].isin(SUMMARIES)
+    return known[single | ~known["run_id"].isin(known.loc[single, "run_id"])].reset_index(drop=True)
+
+
+def _beside(summary: pd.DataFrame, competitors: list[System]) -> pd.DataFrame:
+    """Return what else embeddings tell, with the systems' labels, in drawing order."""
+    columns = ["run_id", "label", "metric", "value", "ci_low", "ci_high", "null_mean"]
+    rows = summary[summary["metric"].isin(BESIDE_TASK)].drop_duplicates(["run_id", "metric"])
+    labels = {system.run_id: system.label for system in competitors}
+    order = {run: place for place, run in enumerate(labels)}
+    rows = rows.assign(label=rows["run_id"].map(labels).fillna(rows["system"]), rank=rows["run_id"].map(order))
+    return rows.sort_values(["metric", "rank"], kind="stable").reindex(columns=columns)
