@@ -12,6 +12,7 @@ NAMES = frozenset(NAMES_OF.values())  # what references are called in the tables
 RANDOM = " (random weights)"
 SCRATCH = " (from scratch)"
 BESIDE = " + "
+HARMONISED = " (ComBat)"  # after the endings above
 BASELINES = {
     "fc_partial": "Partial correlations",
     "fc_tangent": "Connectivity in tangent space",
@@ -32,7 +33,6 @@ READOUTS = {
     "finetune": "fine-tuned",
     "baseline": "",
 }
-HARMONISED = {"combat": "ComBat"}
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,6 @@ class System:
         Class that gives colour and stroke.
     seed : str
         Of a network; empty without one.
-    harmonised : str
-        How its features were harmonised over sites; empty where they were not.
     """
 
     run_id: str
@@ -97,7 +95,6 @@ class System:
     label: str
     css: str
     seed: str = ""
-    harmonised: str = ""
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return this system's rows of a table."""
@@ -105,7 +102,13 @@ class System:
 
 
 def role_of(name: str, content: str = "series") -> str:
-    """Return the role of a system by its name; of clips, connectivity is not what others are compared with."""
+    """Return the role of a system by its name; of clips, connectivity is not what others are compared with.
+
+    After ComBat a reference is a variant: everything is compared with the plain one.
+    """
+    if name.endswith(HARMONISED):
+        role = role_of(name.removesuffix(HARMONISED), content)
+        return "variant" if role in ("reference", "connectivity") else role
     if name.endswith(RANDOM):
         return "random"
     if name.endswith(SCRATCH):
@@ -121,8 +124,10 @@ def role_of(name: str, content: str = "series") -> str:
     return "combined" if BESIDE in name else "model"
 
 
-def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series", harmonised: str = "") -> str:
+def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series") -> str:
     """Return what a system is called on the page; `kind` is that of the task, `content` that of its samples."""
+    is_harmonised = name.endswith(HARMONISED)
+    name = name.removesuffix(HARMONISED)
     if name == "majority":
         base = "Mean of the training people" if kind == "regression" else "Majority class"
     elif name in NAMES:
@@ -136,7 +141,7 @@ def label_of(name: str, readout: str, seed: str, kind: str, content: str = "seri
     else:
         base = _joined(name, content)
     parts = [base, READOUTS.get(readout, readout), f"seed {seed}" if seed else ""]
-    parts.append(HARMONISED.get(harmonised.lower(), harmonised))
+    parts.append("ComBat" if is_harmonised else "")
     return " · ".join(part for part in parts if part)
 
 
@@ -155,8 +160,8 @@ def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]
     Parameters
     ----------
     runs : DataFrame
-        Text columns run_id, system, readout, seed, and harmonisation where features may be harmonised: one row per
-        run. Readout and seed are part of a label only where one system has several.
+        Text columns run_id, system, readout, seed: one row per run. Readout and seed are part of a
+        label only where one system has several.
     kind : {"binary", "multiclass", "regression", "decoding"}
         Kind of the task.
     content : {"series", "volume", "image", "clip"}
@@ -164,15 +169,13 @@ def make(runs: pd.DataFrame, kind: str, content: str = "series") -> list[System]
     """
     roles = runs["system"].map(lambda name: role_of(name, content))
     runs = runs.assign(role=roles, rank=roles.map(ROLES.index)).sort_values(["rank", "run_id"])
-    if "harmonisation" not in runs:
-        runs = runs.assign(harmonisation="")
     n_seeds = runs.groupby(["system", "readout"])["seed"].transform("nunique")
     n_readouts = runs.groupby("system")["readout"].transform("nunique")
     numbers = runs.groupby("role").cumcount() + 1
     found = []
     for run, seeds, readouts, number in zip(runs.itertuples(), n_seeds, n_readouts, numbers, strict=True):
         shown = run.readout if readouts > 1 else "baseline"
-        label = label_of(run.system, shown, run.seed if seeds > 1 else "", kind, content, run.harmonisation)
+        label = label_of(run.system, shown, run.seed if seeds > 1 else "", kind, content)
         css = f"s-{run.role}" if number == 1 else f"s-{run.role} v{min(number, 4)}"
-        found.append(System(run.run_id, run.system, run.readout, run.role, label, css, run.seed, run.harmonisation))
+        found.append(System(run.run_id, run.system, run.readout, run.role, label, css, run.seed))
     return found

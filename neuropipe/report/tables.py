@@ -40,11 +40,13 @@ NAMES = {
     "age_bias_slope": "Age-bias slope",
     "site_balanced_accuracy": "Site told (balanced accuracy)",
     "identification_top1": "Told again by a second session (top 1)",
+    "share_far": "Share of test people far from the training people",
 }
+DELTA = ["delta", "delta_ci_low", "delta_ci_high"]
 SUMMARIES = ("mean", "pooled")  # values of `fold` that are no single fold
 EXTERNAL = "external"  # begins `fold` where people of a test dataset were judged
-BESIDE_TASK = ("site_balanced_accuracy", "identification_top1")  # what else embeddings tell: site, and who it is
-RUN = ["run_id", "system", "readout", "seed", "harmonisation"]
+BESIDE_TASK = ("site_balanced_accuracy", "identification_top1", "share_far")  # what else features tell
+RUN = ["run_id", "system", "readout", "seed"]
 TEXT = [*RUN, "fold", "reference", "dataset", "threshold_source"]
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -133,7 +135,8 @@ class Board:
     thresholds : DataFrame
         Of binary tasks: run_id, fold, threshold, threshold_source, one row per fold (or one for all of them).
     beside : DataFrame
-        What else the embeddings tell (`BESIDE_TASK`): run_id, label, metric, value, ci_low, ci_high, null_mean.
+        What else features tell (`BESIDE_TASK`): run_id, label, metric, value, ci_low, ci_high,
+        null_mean, delta, delta_ci_low, delta_ci_high.
     """
 
     name: str
@@ -185,10 +188,10 @@ class Board:
         would compare with a maximum.
         """
         found = [other for other in self.entries if other.system.role == role and math.isfinite(other.value)]
-        twins = (f"{entry.system.name}{systems.RANDOM}", f"{entry.system.name}{systems.SCRATCH}")
+        plain = entry.system.name.removesuffix(systems.HARMONISED)
+        ending = entry.system.name.removeprefix(plain)
+        twins = (f"{plain}{systems.RANDOM}{ending}", f"{plain}{systems.SCRATCH}{ending}")
         found = [other for other in found if other.system.name in twins] or found
-        same = entry.system.harmonised
-        found = [other for other in found if other.system.harmonised == same] or found
         found = [other for other in found if other.system.readout == entry.system.readout] or found
         found = [other for other in found if other.system.seed == entry.system.seed] or found
         return next(iter(found), None)
@@ -349,10 +352,14 @@ def _thresholds(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside(summary: pd.DataFrame, competitors: list[System]) -> pd.DataFrame:
-    """Return what else embeddings tell, with the systems' labels, in drawing order."""
-    columns = ["run_id", "label", "metric", "value", "ci_low", "ci_high", "null_mean"]
-    rows = summary[summary["metric"].isin(BESIDE_TASK)].drop_duplicates(["run_id", "metric"])
+    """Return what else features tell, with the systems' labels and the difference to the reference."""
+    rows = summary[summary["metric"].isin(BESIDE_TASK)]
+    compared = rows["reference"].isin(systems.NAMES)
+    rows = rows.assign(**{name: rows[name].where(compared) if name in rows else math.nan for name in DELTA})
+    rows = rows.assign(compared=compared).sort_values("compared", ascending=False, kind="stable")
+    rows = rows.drop_duplicates(["run_id", "metric"])
     labels = {system.run_id: system.label for system in competitors}
     order = {run: place for place, run in enumerate(labels)}
     rows = rows.assign(label=rows["run_id"].map(labels).fillna(rows["system"]), rank=rows["run_id"].map(order))
+    columns = ["run_id", "label", "metric", "value", "ci_low", "ci_high", "null_mean", *DELTA]
     return rows.sort_values(["metric", "rank"], kind="stable").reindex(columns=columns)

@@ -48,7 +48,7 @@ class BoardView:
 
 @dataclass(frozen=True)
 class TaskView(BoardView):
-    """One task: verdict, leaderboard, the leaderboards of test datasets, what else embeddings tell, figures."""
+    """One task: verdict, leaderboard, the leaderboards of test datasets, what else features tell, figures."""
 
     verdict: Verdict
     question: str

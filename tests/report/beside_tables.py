@@ -57,7 +57,11 @@ def _breakdown(run: pd.DataFrame) -> pd.DataFrame:
             mean = float(part.mean())
             rows.append(
                 {"column": column, "group": group, "n": len(part), "metric": PRIMARY[kind], "value": mean}
-                | {"ci_low": mean * 0.8, "ci_high": mean * 1.2, "n_positive": len(part) // 2 if kind == "binary" else None}
+                | {
+                    "ci_low": mean * 0.8,
+                    "ci_high": mean * 1.2,
+                    "n_positive": len(part) // 2 if kind == "binary" else None,
+                }
             )
     return pd.DataFrame(rows).assign(**_facts(run))
 
