@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.config import Task
-from neuropipe.report import curves, systems
+from neuropipe.report import asides, curves, systems
+from neuropipe.report.asides import SUMMARIES, Asides
+from neuropipe.report.cells import number, word
 from neuropipe.report.read import Results
 from neuropipe.report.systems import System
 
@@ -42,10 +44,7 @@ NAMES = {
     "identification_top1": "Told again by a second session (top 1)",
     "share_far": "Share of test people far from the training people",
 }
-DELTA = ["delta", "delta_ci_low", "delta_ci_high"]
-SUMMARIES = ("mean", "pooled")  # values of `fold` that are no single fold
 EXTERNAL = "external"  # begins `fold` where people of a test dataset were judged
-BESIDE_TASK = ("site_balanced_accuracy", "identification_top1", "share_far")  # what else features tell
 RUN = ["run_id", "system", "readout", "seed"]
 TEXT = [*RUN, "fold", "reference", "dataset", "threshold_source"]
 
@@ -132,11 +131,8 @@ class Board:
         By run: the primary metric under each permutation of the labels, averaged over folds.
     content : {"series", "volume", "image", "clip"}
         What it judges, which decides what models are compared with.
-    thresholds : DataFrame
-        Of binary tasks: run_id, fold, threshold, threshold_source, one row per fold (or one for all of them).
-    beside : DataFrame
-        What else features tell (`BESIDE_TASK`): run_id, label, metric, value, ci_low, ci_high,
-        null_mean, delta, delta_ci_low, delta_ci_high.
+    asides : Asides
+        Thresholds, what else features tell, dependence on confounds, several seeds.
     """
 
     name: str
@@ -148,8 +144,7 @@ class Board:
     folds: pd.DataFrame
     nulls: dict[str, np.ndarray]
     content: str = "series"
-    thresholds: pd.DataFrame = field(default_factory=pd.DataFrame)
-    beside: pd.DataFrame = field(default_factory=pd.DataFrame)
+    asides: Asides = field(default_factory=Asides)
 
     @property
     def reference(self) -> systems.Reference:
@@ -253,8 +248,7 @@ def _board(results: Results, name: str, rows: pd.DataFrame, nulls: pd.DataFrame 
         folds=single if several else single.iloc[:0],
         nulls=_nulls(nulls, competitors, metric),
         content=content,
-        thresholds=_thresholds(rows),
-        beside=_beside(summary, competitors),
+        asides=asides.read(rows, summary, competitors, metric, task.kind, content),
     )
 
 
@@ -304,18 +298,6 @@ def _difference(row: dict[str, Any]) -> Difference:
     )
 
 
-def number(row: dict[str, Any], column: str) -> float:
-    """Return a cell as a float; NaN where it is missing."""
-    value = row.get(column)
-    return math.nan if value is None or value is pd.NA else float(value)
-
-
-def word(row: dict[str, Any], column: str) -> str:
-    """Return a cell as text; empty where it is missing."""
-    value = row.get(column)
-    return "" if value is None or pd.isna(value) else str(value)
-
-
 def _chance(task: Task, entries: list[Entry], predictions: pd.DataFrame | None, name: str) -> float | None:
     """Return what knowing nothing about a person gives on the primary metric."""
     if task.kind == "binary":
@@ -331,7 +313,8 @@ def _chance(task: Task, entries: list[Entry], predictions: pd.DataFrame | None, 
 
 def _others(summary: pd.DataFrame, competitors: list[System], primary: str) -> pd.DataFrame:
     """Return the metrics beside the primary one: a row per system, a column per metric."""
-    summary = summary[~summary["metric"].isin(BESIDE_TASK)]
+    summary = summary[summary["run_id"].isin([system.run_id for system in competitors])]
+    summary = summary[~asides.is_aside(summary["metric"])]
     known = [metric for metric in NAMES if metric != primary and (summary["metric"] == metric).any()]
     rest = [metric for metric in dict.fromkeys(summary["metric"]) if metric not in NAMES]
     table = {}
@@ -339,27 +322,3 @@ def _others(summary: pd.DataFrame, competitors: list[System], primary: str) -> p
         mine = system.rows(summary).drop_duplicates("metric").set_index("metric")["value"]
         table[system.label] = [float(mine.get(metric, math.nan)) for metric in known + rest]
     return pd.DataFrame.from_dict(table, orient="index", columns=known + rest)
-
-
-def _thresholds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the recorded thresholds of every run and fold; of runs without folds, that of the summary."""
-    columns = ["run_id", "fold", "threshold", "threshold_source"]
-    if "threshold" not in rows:
-        return pd.DataFrame(columns=columns)
-    known = rows.loc[rows["threshold"].notna(), columns].drop_duplicates(["run_id", "fold"])
-    single = ~known["fold"].isin(SUMMARIES)
-    return known[single | ~known["run_id"].isin(known.loc[single, "run_id"])].reset_index(drop=True)
-
-
-def _beside(summary: pd.DataFrame, competitors: list[System]) -> pd.DataFrame:
-    """Return what else features tell, with the systems' labels and the difference to the reference."""
-    rows = summary[summary["metric"].isin(BESIDE_TASK)]
-    compared = rows["reference"].isin(systems.NAMES)
-    rows = rows.assign(**{name: rows[name].where(compared) if name in rows else math.nan for name in DELTA})
-    rows = rows.assign(compared=compared).sort_values("compared", ascending=False, kind="stable")
-    rows = rows.drop_duplicates(["run_id", "metric"])
-    labels = {system.run_id: system.label for system in competitors}
-    order = {run: place for place, run in enumerate(labels)}
-    rows = rows.assign(label=rows["run_id"].map(labels).fillna(rows["system"]), rank=rows["run_id"].map(order))
-    columns = ["run_id", "label", "metric", "value", "ci_low", "ci_high", "null_mean", *DELTA]
-    return rows.sort_values(["metric", "rank"], kind="stable").reindex(columns=columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from neuropipe.report import confusion, decision, decoding, embedding, figures, groups, learning, rollouts
 from neuropipe.report.beside import Beside
@@ -108,20 +109,33 @@ def _binary(board: Board, rows: pd.DataFrame) -> list[Figure]:
 
 def _at_threshold(board: Board, rows: pd.DataFrame, system: System) -> Figure | None:
     """Return the confusion matrix of a binary task at the thresholds that its metrics were computed with."""
-    known, mine = system.rows(board.thresholds), system.rows(rows)
+    known, mine = system.rows(board.asides.thresholds), system.rows(rows)
     if known.empty or mine.empty:
         return None
-    by_fold = mine["fold"].astype("string").map(known.set_index("fold")["threshold"])
-    mine = mine.assign(threshold=by_fold.fillna(known["threshold"].iloc[0]).astype(float)).dropna(subset=["score"])
+    at_fold = mine["fold"].astype("string") if len(known) > 1 else [known["fold"].iloc[0]] * len(mine)
+    by_fold = known.set_index("fold").reindex(at_fold)
+    decided, threshold = _decided(mine, by_fold), by_fold["threshold"].to_numpy(float)
+    if not (np.isfinite(decided).all() and np.isfinite(threshold).all()):
+        return None
     names = [f"not {board.task.positive}", str(board.task.positive)]
     truth = pd.Series(np.where(mine["y"] > 0.5, names[1], names[0]))
-    answer = pd.Series(np.where(mine["score"] >= mine["threshold"], names[1], names[0]))
-    low, high = mine["threshold"].min(), mine["threshold"].max()
+    answer = pd.Series(np.where(decided >= threshold, names[1], names[0]))
+    low, high = threshold.min(), threshold.max()
     at = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
     source = " and ".join(dict.fromkeys(str(word) for word in known["threshold_source"] if word))
     caption = f"{system.label}: true classes in rows, answers in columns, number of people; threshold {at}"
     caption += f" ({source})" if source else ""
     return Figure(caption, confusion.draw(truth, answer, names, system, "people"), small=True)
+
+
+def _decided(rows: pd.DataFrame, by_fold: pd.DataFrame) -> np.ndarray:
+    """Return what thresholds are applied to: calibrated probabilities where a fold was calibrated, else scores.
+
+    Where a calibration is known by its temperature alone, the result is NaN.
+    """
+    temperature, bias = (by_fold[name].to_numpy(float) for name in ("temperature", "bias"))
+    calibrated = expit(rows["logit"].to_numpy(float) / temperature + bias)
+    return np.where(np.isfinite(temperature), calibrated, rows["score"].to_numpy(float))
 
 
 def _multiclass(board: Board, rows: pd.DataFrame) -> list[Figure]:
