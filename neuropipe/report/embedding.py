@@ -11,7 +11,7 @@ from neuropipe.report.figure import Figure, Plot, Trace
 from neuropipe.report.svg import Panel, dots, padded
 from neuropipe.report.systems import System
 
-MAX_PEOPLE = 600  # drawn in one map; evenly taken from all
+MAX_PEOPLE = 400  # drawn in one map; evenly taken from all
 MAX_GROUPS = 8  # colours; smaller groups share the last one
 BINS = 5  # groups of equal size that a number is coloured by
 REST = "others"

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from neuropipe.report.systems import System
 
-DIGITS = 4  # significant digits of the data that a reader can point at
+DIGITS = 3  # significant digits of the data that a reader can point at
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Figure:
 
 
 def rounded(values: Iterable[float]) -> list[float | int | None]:
-    """Return numbers with `DIGITS` significant digits; whole ones without a point, missing ones as None."""
+    """Return numbers with `DIGITS` significant digits; whole ones as they are, missing ones as None."""
     found: list[float | int | None] = []
     for value in values:
         if not math.isfinite(value):
             found.append(None)
             continue
-        short = float(f"{value:.{DIGITS}g}")
-        found.append(int(short) if short.is_integer() else short)
+        short = value if float(value).is_integer() else float(f"{value:.{DIGITS}g}")
+        found.append(int(short) if float(short).is_integer() else short)
     return found

@@ -25,6 +25,7 @@ from neuropipe.splits.people import individuals
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLOTLY = Path(__file__).parent / "vendor" / "plotly-basic.min.js"  # MIT, see the licence beside it
+MAX_CARDS = 6  # tasks that the summary tells at length; of more, each has one line there
 SECTIONS = [
     ("top", "Summary"),
     ("asked", "Asked"),
@@ -86,6 +87,7 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             **_inline(interactive=_has_plots(views_of_tasks, blocks)),
             banners=audit.banners(results, boards, checks),
             tasks=views_of_tasks,
+            max_cards=MAX_CARDS,
             tiles=_tiles(results, boards),
             asked=views.asked(results, {b.name for b in boards}, {name: f"models/{name}.md" for name in recipes}),
             flows={name: excluded.flow(results.study, name, results.excluded) for name in results.config.datasets},

@@ -95,5 +95,5 @@ def add_test_dataset(root: Path) -> None:
     path = root / "metrics.parquet"
     metrics = tables.read([path], tables.METRICS, "metrics")
     mean = metrics[metrics["fold"] == "mean"]
-    away = mean.assign(fold=f"external/{EXTERNAL}", dataset=EXTERNAL, value=mean["value"] * 0.9, n_test=77)
+    away = mean.assign(fold="external", dataset=EXTERNAL, value=mean["value"] * 0.9, n_test=77)
     tables.write(path, pd.concat([metrics, away]), tables.METRICS)
