@@ -63,10 +63,11 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
     made, versions = lineage.stages(results.study)
     digests = lineage.hashes(results.study)
     recipes = sorted({one.recipe for one in results.trainings})
+    predictions = {} if results.predictions is None else dict(iter(results.predictions.groupby("task")))
     views_of_tasks = [
         task.task_view(
             board,
-            results.predictions,
+            predictions.get(board.name),
             results.rollouts.get(board.name, ()),
             results.clips,
             results.beside,

@@ -11,7 +11,7 @@ const colour = (css) => {
 const axis = (title, extra) => {
   const style = getComputedStyle(document.documentElement);
   const [soft, grid] = ["--soft", "--grid"].map((name) => style.getPropertyValue(name).trim());
-  return { title: { text: title }, color: soft, gridcolor: grid, linecolor: soft, zerolinecolor: grid, automargin: true, ...extra };
+  return { title: { text: title, font: { size: 12 } }, color: soft, gridcolor: grid, linecolor: soft, zerolinecolor: grid, automargin: true, ...extra };
 };
 const drawPlot = (plot) => {
   const { x, y, log, traces } = plot.data;
