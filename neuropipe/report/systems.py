@@ -11,8 +11,8 @@ from neuropipe.config import REFERENCES as NAMES_OF
 NAMES = frozenset(NAMES_OF.values())  # what references are called in the tables
 RANDOM = " (random weights)"
 SCRATCH = " (from scratch)"
+HARMONISED = " (ComBat)"
 BESIDE = " + "
-HARMONISED = " (ComBat)"  # after the endings above
 BASELINES = {
     "fc_partial": "Partial correlations",
     "fc_tangent": "Connectivity in tangent space",
@@ -104,11 +104,13 @@ class System:
 def role_of(name: str, content: str = "series") -> str:
     """Return the role of a system by its name; of clips, connectivity is not what others are compared with.
 
-    After ComBat a reference is a variant: everything is compared with the plain one.
+    After ComBat, what reads the data itself is a variant of the reference, and a model stands beside itself.
     """
     if name.endswith(HARMONISED):
         role = role_of(name.removesuffix(HARMONISED), content)
-        return "variant" if role in ("reference", "connectivity") else role
+        return {"random": "random", "scratch": "scratch", "model": "combined", "combined": "combined"}.get(
+            role, "variant"
+        )
     if name.endswith(RANDOM):
         return "random"
     if name.endswith(SCRATCH):
@@ -126,8 +128,9 @@ def role_of(name: str, content: str = "series") -> str:
 
 def label_of(name: str, readout: str, seed: str, kind: str, content: str = "series") -> str:
     """Return what a system is called on the page; `kind` is that of the task, `content` that of its samples."""
-    is_harmonised = name.endswith(HARMONISED)
-    name = name.removesuffix(HARMONISED)
+    if name.endswith(HARMONISED):
+        head, *rest = label_of(name.removesuffix(HARMONISED), readout, seed, kind, content).split(" · ")
+        return " · ".join([f"{head}, ComBat", *rest])
     if name == "majority":
         base = "Mean of the training people" if kind == "regression" else "Majority class"
     elif name in NAMES:
@@ -141,7 +144,6 @@ def label_of(name: str, readout: str, seed: str, kind: str, content: str = "seri
     else:
         base = _joined(name, content)
     parts = [base, READOUTS.get(readout, readout), f"seed {seed}" if seed else ""]
-    parts.append("ComBat" if is_harmonised else "")
     return " · ".join(part for part in parts if part)
 
 

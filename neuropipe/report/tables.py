@@ -183,9 +183,7 @@ class Board:
         would compare with a maximum.
         """
         found = [other for other in self.entries if other.system.role == role and math.isfinite(other.value)]
-        plain = entry.system.name.removesuffix(systems.HARMONISED)
-        ending = entry.system.name.removeprefix(plain)
-        twins = (f"{plain}{systems.RANDOM}{ending}", f"{plain}{systems.SCRATCH}{ending}")
+        twins = (f"{entry.system.name}{systems.RANDOM}", f"{entry.system.name}{systems.SCRATCH}")
         found = [other for other in found if other.system.name in twins] or found
         found = [other for other in found if other.system.readout == entry.system.readout] or found
         found = [other for other in found if other.system.seed == entry.system.seed] or found

@@ -185,9 +185,9 @@ def test_what_went_through_combat_is_named_and_compared_with_the_plain_reference
         twin["run_id"] = twin["run_id"].str.replace("_logistic", " (ComBat)_logistic", regex=False)
         tables.write(path, pd.concat([table, twin[twin["task"] == "diagnosis"]]), columns)
     content = render(own)
-    assert "Functional connectivity · ComBat" in content
-    assert "semantoks-demo · ComBat" in content
-    assert "stands alone" not in content
+    assert "Functional connectivity, ComBat" in content
+    assert "semantoks-demo, ComBat" in content
+    assert "semantoks-demo and functional connectivity" in content  # the verdict stays that of the plain ones
 
 
 def test_classes_of_more_than_two_have_a_confusion_matrix(own: Path) -> None:
