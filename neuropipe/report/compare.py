@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from neuropipe import __version__
 from neuropipe.report import forest, page, systems, words
+from neuropipe.report.cells import number, word
 from neuropipe.report.forest import Forest
-from neuropipe.report.tables import NAMES, PRIMARY, RUN, TEXT, Board, Entry, number, word
+from neuropipe.report.tables import NAMES, PRIMARY, RUN, TEXT, Board, Entry
 
 METHODS = {"delong": "DeLong", "paired_bootstrap": "paired bootstrap", "corrected_resampled": "corrected resampled"}
 COLUMNS = ["task", "system", "readout", "seed", "metric", "study", "value", "ci_low", "ci_high", "n_train", "n_test"]

@@ -14,7 +14,7 @@ from neuropipe.report.read import Training
 from neuropipe.report.svg import Panel, circle, dots, figure, line, number, padded, polyline, text
 from neuropipe.report.systems import System
 
-MAX_DOTS = 1500  # people drawn in one scatter
+MAX_DOTS = 800  # people drawn in one scatter
 NOT_CURVES = {"step", "seconds", "samples_per_s", "epoch", "progress"}
 
 

@@ -15,18 +15,22 @@ from markupsafe import Markup
 from neuropipe.report.svg import Scale, number, padded
 from neuropipe.report.systems import SQUARE
 from neuropipe.report.tables import NAMES, Board, Entry
-from neuropipe.report.words import amount, interval
+from neuropipe.report.words import amount, interval, probability
 
 
 @dataclass(frozen=True)
 class Row:
-    """One system: its label, whether pretraining saw test people, its drawing, its value as text."""
+    """One system: its label, whether pretraining saw test people, its drawing, its value as text.
+
+    ``p`` is the corrected p of its difference to the reference; empty where there is none.
+    """
 
     label: str
     tainted: bool
     drawing: Markup
     value: str
     between: str
+    p: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def draw(board: Board) -> Forest:
     keys = [(css, words) for css, words, _ in lines]
     if bands:
         keys.append(("band", "central 95 % of shuffled labels"))
-    listed = "; ".join(f"{row.label} {row.value}" + (f", {row.between}" if row.between else "") for row in rows)
+    listed = "; ".join(f"{row.label} " + ", ".join(filter(None, (row.value, row.between, row.p))) for row in rows)
     description = f"{NAMES[board.metric]} with 95 % intervals on {board.name}: {listed}."
     return Forest(rows, _axis(scale), keys, description)
 
@@ -108,7 +112,16 @@ def _row(
         marks.append(_point(scale(entry.value), entry, tip))
     tainted = entry.n_seen > 0
     label = f"{entry.system.label}, saw test people" if tainted else entry.system.label
-    return Row(label, tainted, Markup("").join(marks), value, "" if between == "–" else between)
+    return Row(label, tainted, Markup("").join(marks), value, "" if between == "–" else between, _p(board, entry))
+
+
+def _p(board: Board, entry: Entry) -> str:
+    reference = board.best("reference")
+    difference = entry.differences.get(reference.system.name) if reference else None
+    if difference is None or not math.isfinite(difference.p_corrected):
+        return ""
+    shown = probability(difference.p_corrected)
+    return f"p {shown}" if shown.startswith("<") else f"p = {shown}"
 
 
 def _point(at: float, entry: Entry, tip: str) -> Markup:

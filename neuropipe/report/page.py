@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -23,6 +24,8 @@ from neuropipe.report.tables import NAMES
 from neuropipe.splits.people import individuals
 
 TEMPLATES = Path(__file__).parent / "templates"
+PLOTLY = Path(__file__).parent / "vendor" / "plotly-basic.min.js"  # MIT, see the licence beside it
+MAX_CARDS = 6  # tasks that the summary tells at length; of more, each has one line there
 SECTIONS = [
     ("top", "Summary"),
     ("asked", "Asked"),
@@ -60,8 +63,20 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
     made, versions = lineage.stages(results.study)
     digests = lineage.hashes(results.study)
     recipes = sorted({one.recipe for one in results.trainings})
-    style, script = asset("style.css"), asset("page.js")
-    page = (
+    predictions = {} if results.predictions is None else dict(iter(results.predictions.groupby("task")))
+    views_of_tasks = [
+        task.task_view(
+            board,
+            predictions.get(board.name),
+            results.rollouts.get(board.name, ()),
+            results.clips,
+            results.beside,
+            tables.external(results, board.name),
+        )
+        for board in boards
+    ]
+    blocks = views.training(results)
+    content = (
         environment()
         .get_template("page.html.j2")
         .render(
@@ -70,21 +85,15 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             version=__version__,
             seed=results.config.seed,
             sections=_sections(results),
-            style=Markup(style),
-            script=Markup(script),
-            style_hash=csp(style),
-            script_hash=csp(script),
-            nan=math.nan,
+            **_inline(interactive=_has_plots(views_of_tasks, blocks)),
             banners=audit.banners(results, boards, checks),
-            tasks=[
-                task.task_view(board, results.predictions, results.rollouts.get(board.name, ()), results.clips)
-                for board in boards
-            ],
+            tasks=views_of_tasks,
+            max_cards=MAX_CARDS,
             tiles=_tiles(results, boards),
             asked=views.asked(results, {b.name for b in boards}, {name: f"models/{name}.md" for name in recipes}),
             flows={name: excluded.flow(results.study, name, results.excluded) for name in results.config.datasets},
             excluded=views.excluded(results, f"{results.study.root.name}/excluded.tsv"),
-            training=views.training(results),
+            training=blocks,
             costs=views.costs(results, boards),
             quality=views.motion_and_coverage(results),
             checks=checks,
@@ -97,7 +106,31 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             missing=results.missing,
         )
     )
-    return Rendered(page, {name: cards.render(results, boards, checks, name, made_at) for name in recipes})
+    return Rendered(content, {name: cards.render(results, boards, checks, name, made_at) for name in recipes})
+
+
+def _has_plots(views_of_tasks: list[task.TaskView], blocks: list[dict[str, Any]]) -> bool:
+    figures = [figure for view in views_of_tasks for figure in view.figures]
+    figures += [figure for block in blocks for figure in (*block["figures"], *block["parts"])]
+    return any(figure.plot is not None for figure in figures)
+
+
+def _inline(interactive: bool) -> dict[str, Any]:
+    """Return styles and scripts with the hashes that allow them; Plotly only where a figure can be explored."""
+    style, script = asset("style.css"), asset("page.js")
+    library = {"style": asset("plotly.css"), "script": PLOTLY.read_text(encoding="utf-8")} if interactive else {}
+    script += asset("explore.js") if interactive else ""
+    return {
+        "style": Markup(style),
+        "script": Markup(script),
+        "library": {name: Markup(text) for name, text in library.items()},
+        "style_hashes": _hashes(style, library.get("style")),
+        "script_hashes": _hashes(script, library.get("script")),
+    }
+
+
+def _hashes(*contents: str | None) -> Markup:
+    return Markup(" ").join(Markup("'{}'").format(csp(content)) for content in contents if content)
 
 
 def _sections(results: Results) -> list[tuple[str, str]]:
@@ -124,6 +157,7 @@ def environment() -> Environment:
         "method": task.method,
         "metric_name": lambda name: NAMES.get(name, name.replace("_", " ")),
     }
+    environment.globals["nan"] = math.nan
     environment.tests["nan"] = lambda value: isinstance(value, float) and math.isnan(value)
     return environment
 

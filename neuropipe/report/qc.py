@@ -13,9 +13,9 @@ from markupsafe import Markup
 from neuropipe import __version__
 from neuropipe.config import Exclude
 from neuropipe.report import qc_figures, qc_table, quality
+from neuropipe.report.figure import Figure
 from neuropipe.report.page import asset, csp, environment
 from neuropipe.report.qc_table import MAX_SITES, Measure
-from neuropipe.report.task import Figure
 
 SECTIONS = [("top", "Summary"), ("runs", "Runs"), ("motion", "Motion"), ("sites", "Sites"), ("coverage", "Regions")]
 MEASURES = (

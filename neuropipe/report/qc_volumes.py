@@ -13,10 +13,10 @@ from markupsafe import Markup
 from neuropipe import __version__
 from neuropipe.config import Exclude
 from neuropipe.report import contact_sheet, qc_table, qc_volume_figures, quality
+from neuropipe.report.figure import Figure
 from neuropipe.report.page import asset, csp, environment
 from neuropipe.report.qc_table import MAX_SITES, Measure
 from neuropipe.report.quality import grade_word
-from neuropipe.report.task import Figure
 
 SECTIONS = [("top", "Summary"), ("sheets", "Pictures"), ("runs", "Table"), ("measures", "Measures"), ("sites", "Sites")]
 MAPS = {"gm": "grey matter", "wm": "white matter", "t1w": "T1-weighted image"}

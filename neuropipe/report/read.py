@@ -13,6 +13,7 @@ from neuropipe.errors import InputError
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json
 from neuropipe.report import excluded, rollouts
+from neuropipe.report.beside import Beside
 from neuropipe.report.decoding import Clips
 from neuropipe.report.rollouts import Maps
 
@@ -89,6 +90,8 @@ class Results:
         By task: where its fine-tuned networks for slices look.
     clips : Clips or None
         What decoding tasks judge.
+    beside : Beside
+        Learning curves, decision curves, groups of people, places of embeddings: all optional.
     """
 
     config: StudyConfig
@@ -106,6 +109,7 @@ class Results:
     missing: list[str] = field(default_factory=list)
     rollouts: dict[str, list[Maps]] = field(default_factory=dict)
     clips: Clips | None = None
+    beside: Beside = field(default_factory=Beside)
 
 
 def read(config: StudyConfig, root: str | Path) -> Results:
@@ -138,17 +142,28 @@ def read(config: StudyConfig, root: str | Path) -> Results:
         excluded=excluded.merge(study),
         missing=missing,
         clips=_clips(config, study, missing),
+        beside=_beside(config, study, missing),
         rollouts={name: rollouts.read(study.task(name, "finetune")) for name in config.tasks},
     )
 
 
 def _clips(config: StudyConfig, study: Study, missing: list[str]) -> Clips | None:
-    """Return the tables of decoding; None without such a task."""
+    """Return the table of decoding; None without such a task."""
     if all(task.kind != "decoding" for task in config.tasks.values()):
         return None
     predictions = _optional(study.root / "decoding.parquet", "confusion matrices", missing)
-    grid = _optional(study.root / "efficiency.parquet", "what more training people bring", missing)
-    return None if predictions is None else Clips(predictions, grid)
+    return None if predictions is None else Clips(predictions)
+
+
+def _beside(config: StudyConfig, study: Study, missing: list[str]) -> Beside:
+    """Return the optional tables; one that the study's tasks would fill is missed in words."""
+    kinds = {task.kind for task in config.tasks.values()}
+    shows = {"efficiency": "what more training people bring", "breakdown": "single sites and sexes"}
+    if "binary" in kinds:
+        shows["net_benefit"] = "decision curves"
+    if config.pretrain:
+        shows["places"] = "maps of embeddings"
+    return Beside(**{name: _optional(study.root / f"{name}.parquet", words, missing) for name, words in shows.items()})
 
 
 def _parquet(path: Path) -> pd.DataFrame | None:

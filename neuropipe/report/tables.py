@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from neuropipe.config import Task
-from neuropipe.report import curves, systems
+from neuropipe.report import asides, curves, systems
+from neuropipe.report.asides import SUMMARIES, Asides
+from neuropipe.report.cells import number, word
 from neuropipe.report.read import Results
 from neuropipe.report.systems import System
 
@@ -37,10 +39,14 @@ NAMES = {
     "r2": "R²",
     "pearson_r": "Pearson r",
     "bias_slope": "Bias slope",
+    "age_bias_slope": "Age-bias slope",
+    "site_balanced_accuracy": "Site told (balanced accuracy)",
+    "identification_top1": "Told again by a second session (top 1)",
+    "share_far": "Share of test people far from the training people",
 }
-SUMMARIES = ("mean", "pooled")  # values of `fold` that are no single fold
+EXTERNAL = "external"  # begins `fold` where people of a test dataset were judged
 RUN = ["run_id", "system", "readout", "seed"]
-TEXT = [*RUN, "fold", "reference"]
+TEXT = [*RUN, "fold", "reference", "dataset", "threshold_source"]
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -125,6 +131,8 @@ class Board:
         By run: the primary metric under each permutation of the labels, averaged over folds.
     content : {"series", "volume", "image", "clip"}
         What it judges, which decides what models are compared with.
+    asides : Asides
+        Thresholds, what else features tell, dependence on confounds, several seeds.
     """
 
     name: str
@@ -136,6 +144,7 @@ class Board:
     folds: pd.DataFrame
     nulls: dict[str, np.ndarray]
     content: str = "series"
+    asides: Asides = field(default_factory=Asides)
 
     @property
     def reference(self) -> systems.Reference:
@@ -195,10 +204,28 @@ class Board:
 
 def board(results: Results, name: str) -> Board | None:
     """Return the leaderboard of a task; None where it has no metrics."""
-    task = results.config.tasks[name]
-    metric = PRIMARY[task.kind]
     rows = results.metrics[results.metrics["task"] == name]
     rows = rows.assign(**{c: rows[c].astype("string").fillna("") if c in rows else "" for c in TEXT})
+    return _board(results, name, rows[~rows["fold"].str.startswith(EXTERNAL)], results.nulls)
+
+
+def external(results: Results, name: str) -> dict[str, Board]:
+    """Return the leaderboard of every test dataset of a task that no training saw, by the dataset's name."""
+    rows = results.metrics[results.metrics["task"] == name]
+    rows = rows.assign(**{c: rows[c].astype("string").fillna("") if c in rows else "" for c in TEXT})
+    rows = rows[rows["fold"].str.startswith(EXTERNAL)]
+    places = rows["fold"].str.removeprefix(EXTERNAL).str.lstrip(":/-_ ")
+    found = {}
+    for place, part in rows.groupby(places.where(places != "", rows["dataset"]), sort=True):
+        one = _board(results, name, part, None)
+        if one is not None:
+            found[str(place)] = replace(one, name=f"{name}, tested on {place}", folds=one.folds.iloc[:0])
+    return found
+
+
+def _board(results: Results, name: str, rows: pd.DataFrame, nulls: pd.DataFrame | None) -> Board | None:
+    task = results.config.tasks[name]
+    metric = PRIMARY[task.kind]
     summary, pooled = _summaries(rows)
     primary = summary[summary["metric"] == metric]
     if primary.empty:
@@ -217,8 +244,9 @@ def board(results: Results, name: str) -> Board | None:
         chance=_chance(task, entries, results.predictions, name),
         others=_others(summary, competitors, metric),
         folds=single if several else single.iloc[:0],
-        nulls=_nulls(results.nulls, competitors, metric),
+        nulls=_nulls(nulls, competitors, metric),
         content=content,
+        asides=asides.read(rows, summary, competitors, metric, task.kind, content),
     )
 
 
@@ -268,18 +296,6 @@ def _difference(row: dict[str, Any]) -> Difference:
     )
 
 
-def number(row: dict[str, Any], column: str) -> float:
-    """Return a cell as a float; NaN where it is missing."""
-    value = row.get(column)
-    return math.nan if value is None or value is pd.NA else float(value)
-
-
-def word(row: dict[str, Any], column: str) -> str:
-    """Return a cell as text; empty where it is missing."""
-    value = row.get(column)
-    return "" if value is None or pd.isna(value) else str(value)
-
-
 def _chance(task: Task, entries: list[Entry], predictions: pd.DataFrame | None, name: str) -> float | None:
     """Return what knowing nothing about a person gives on the primary metric."""
     if task.kind == "binary":
@@ -295,6 +311,8 @@ def _chance(task: Task, entries: list[Entry], predictions: pd.DataFrame | None, 
 
 def _others(summary: pd.DataFrame, competitors: list[System], primary: str) -> pd.DataFrame:
     """Return the metrics beside the primary one: a row per system, a column per metric."""
+    summary = summary[summary["run_id"].isin([system.run_id for system in competitors])]
+    summary = summary[~asides.is_aside(summary["metric"])]
     known = [metric for metric in NAMES if metric != primary and (summary["metric"] == metric).any()]
     rest = [metric for metric in dict.fromkeys(summary["metric"]) if metric not in NAMES]
     table = {}

@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuropipe.report import figures, quality
+from neuropipe.report import curves, figures, quality
+from neuropipe.report.figure import Figure, Plot, Trace
 from neuropipe.report.read import Results, Training
 from neuropipe.report.tables import NAMES, Board
-from neuropipe.report.task import Figure, question
+from neuropipe.report.task import question
 from neuropipe.splits.people import individuals
 
 MAX_EXCLUDED = 400  # rows shown; the file has all
 MAX_GROUPS = 30  # sites drawn in one figure
 MAX_PARTS = 8  # parts of a loss drawn for one recipe
+PLOTTED = 60  # points of one training run that a reader can point at
 CURVES = {
     "loss": "Loss",
     "lr": "Learning rate",
@@ -106,7 +108,20 @@ def training(results: Results) -> list[dict[str, Any]]:
 
 def _curve(models: list[Training], column: str) -> Figure:
     label = CURVES.get(column, column.replace("_", " ").capitalize())
-    return Figure(label, figures.training(models, column, label), small=True)
+    plot = _plot(models, column, label) if column == "loss" else None
+    return Figure(label, figures.training(models, column, label), small=True, plot=plot)
+
+
+def _plot(models: list[Training], column: str, label: str) -> Plot:
+    """Return the running means of one quantity, one line per fold, as they are explored."""
+    traces = []
+    for one in models:
+        if one.curve is not None and column in one.curve:
+            recorded = one.curve[["step", column]].dropna().astype(float)
+            mean = curves.smooth(recorded[column].to_numpy(), max(1, len(recorded) // 20))
+            points = curves.thin(recorded["step"].to_numpy(), mean, PLOTTED)
+            traces.append(Trace(one.where, "s-model", *points))
+    return Plot("Step", label, traces)
 
 
 def _probes(models: list[Training]) -> list[Figure]:

@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import beside_tables
 import pytest
 from reported_study import write_study
 
@@ -42,6 +44,48 @@ found.overflow = document.documentElement.scrollWidth - document.documentElement
 document.body.dataset.found = JSON.stringify(found);
 """
 
+# A window is never narrower than this; a phone's page is looked at in a frame of its width.
+NARROWEST = 500  # pixels
+FRAME = """<!doctype html><body style="margin: 0">
+<iframe width="{width}" height="900" style="border: 0" srcdoc="{content}"></iframe>
+<script>
+const frame = document.querySelector("iframe");
+frame.addEventListener("load", () => {{
+  const body = frame.contentDocument.body;
+  const copy = () => {{ if (body.dataset.found) document.body.dataset.found = body.dataset.found; }};
+  new MutationObserver(copy).observe(body, {{ attributes: true }});
+  copy();
+}});
+</script></body>"""
+
+EXPLORE = """
+const drawn = () => new Promise((done) => setTimeout(done, 300));
+const stroke = () => getComputedStyle(document.querySelector(".plot .js-line, .plot .point")).stroke;
+(async () => {
+  const buttons = [...document.querySelectorAll("button.explore")];
+  buttons.forEach((button) => button.click());
+  await drawn();
+  const found = { buttons: buttons.length, light: stroke() };
+  found.plots = buttons.map((button) => {
+    const figure = button.closest("figure");
+    const plot = figure.querySelector(".plot");
+    return {
+      traces: plot.querySelectorAll(".scatterlayer .trace").length,
+      described: plot.getAttribute("aria-label").length,
+      replaced: figure.querySelector(".static").hidden && button.getAttribute("aria-pressed") === "true",
+    };
+  });
+  found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.getElementById("theme").click();
+  await drawn();
+  found.dark = stroke();
+  buttons.forEach((button) => button.click());
+  await drawn();
+  found.left = document.querySelectorAll(".plot, .static[hidden]").length;
+  document.body.dataset.found = JSON.stringify(found);
+})();
+"""
+
 
 def visit(path: Path, profile: Path, width: int = 1280) -> tuple[str, list[str]]:
     """Return the document after loading and what was written to the console."""
@@ -56,9 +100,12 @@ def visit(path: Path, profile: Path, width: int = 1280) -> tuple[str, list[str]]
 
 
 def probe(content: str, script: str, path: Path, profile: Path, width: int) -> dict[str, Any]:
-    """Return what a script finds inside a page, which is written to `path` without the policy that forbids scripts."""
-    without_policy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", content)
-    path.write_text(without_policy.replace("</body>", f"<script>{script}</script></body>"))
+    """Return what a script finds inside a page, which is written to `path`; its policy then allows this script too."""
+    allowed = content.replace("script-src ", f"script-src '{page.csp(script)}' ", 1)
+    assert allowed != content
+    body, end = allowed.rsplit("</body>", 1)
+    probed = f"{body}<script>{script}</script></body>{end}"
+    path.write_text(probed if width >= NARROWEST else FRAME.format(width=width, content=escape(probed)))
     document, console = visit(path, profile, width)
     assert console == []
     match = re.search(r'data-found="([^"]*)"', document)
@@ -71,6 +118,8 @@ def report(tmp_path: Path) -> str:
     """The page of a study that left out more rows than are shown without a filter."""
     config = write_study(tmp_path / "synthetic")
     study = config.parent
+    beside_tables.write(study)
+    beside_tables.add_test_dataset(study)
     rows = [
         {"stage": "shard", "dataset": "demo", "participant_id": f"sub-{n:03d}", "reason": "motion", "detail": "x"}
         for n in range(40)
@@ -89,7 +138,7 @@ def test_it_opens_without_a_console_message_and_its_script_runs(tmp_path: Path, 
     assert "hidden" not in button[0]
 
 
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1280, 390])
 def test_tables_sort_and_filter_and_nothing_is_wider_than_the_window(tmp_path: Path, report: str, width: int) -> None:
     found = probe(report, PROBE, tmp_path / "probed.html", tmp_path / "profile", width)
     numbers = sorted(found["before"], key=float)
@@ -99,4 +148,16 @@ def test_tables_sort_and_filter_and_nothing_is_wider_than_the_window(tmp_path: P
     assert found["sort"] == "ascending"
     assert found["shown"] == 1
     assert found["theme"]
+    assert found["overflow"] <= 0
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_figures_are_explored_under_the_pages_own_policy(tmp_path: Path, report: str, width: int) -> None:
+    found = probe(report, EXPLORE, tmp_path / "probed.html", tmp_path / "profile", width)
+    assert found["buttons"] >= 8  # learning curves, maps, a decision curve, the loss
+    assert all(plot["traces"] >= 1 for plot in found["plots"])
+    assert all(plot["described"] > 20 for plot in found["plots"])
+    assert all(plot["replaced"] for plot in found["plots"])
+    assert found["light"] != found["dark"]
+    assert found["left"] == 0
     assert found["overflow"] <= 0

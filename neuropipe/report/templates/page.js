@@ -39,7 +39,10 @@ for (const input of document.querySelectorAll("input.filter")) {
 // Theme: follows the system until the button is used; then the choice holds for this visit.
 const theme = document.getElementById("theme");
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const show = (isDark) => theme.setAttribute("aria-pressed", String(isDark));
+const show = (isDark) => {
+  theme.setAttribute("aria-pressed", String(isDark));
+  document.dispatchEvent(new Event("themechange")); // drawings that read colours once draw again
+};
 theme.hidden = false;
 show(dark.matches);
 dark.addEventListener("change", () => {
