@@ -22,7 +22,7 @@ OPEN = {
         "No transform is fitted outside the training side",
         "holds by the one protocol that every system goes through; not measured in this study",
     ),
-    "site": ("Site is no easier to read from the embedding than from the reference", "not measured in this study"),
+    "site": ("How well the embedding tells the site is reported beside the reference", "not measured in this study"),
 }
 
 

@@ -97,7 +97,7 @@ def test_the_leakage_audit_is_written(judged):
         "predictions follow the split",
         "no transform fitted outside the training side",
         "every transform was fitted on people of the training side",
-        "site is no easier to read from the embedding than from the reference",
+        "how well the embedding tells the site is reported beside the reference",
     }
     assert all(check["passed"] for check in checks)
 
