@@ -42,7 +42,7 @@ STAGE_VERSIONS = {
     "evaluate": 4,
     "openbhb": 1,
     "semantoks-probe": 1,
-    "report": 1,
+    "report": 2,
 }
 
 SMALL_FILE = 4 * 2**20  # bytes; up to this size a fingerprint covers every byte

@@ -22,6 +22,7 @@ from sklearn.metrics import confusion_matrix
 from neuropipe import config as configuration
 from neuropipe.evaluate import tables
 from neuropipe.report import page, read
+from neuropipe.stages import report
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 MODEL = "diagnosis_semantoks-demo_logistic_seed-0"
@@ -222,6 +223,26 @@ def test_people_beyond_the_limit_are_not_drawn_but_counted(own: Path) -> None:
     content = render(own)
     n = len(table[table["task"] == "age"]) * 5
     assert f"{n} training people small, {n} tested people large; 400 are drawn" in content
+
+
+def test_a_corrected_p_stands_in_the_forest_plot_and_its_description(own: Path, content: str) -> None:
+    path = own.parent / "metrics.parquet"
+    p = {"fc": 0.0123, "semantoks-demo (random weights)": 0.9}
+    metrics = tables.read([path], tables.METRICS, "metrics")
+    change(path, tables.METRICS, p_holm=metrics["reference"].map(p))
+    shown = render(own)
+    assert "p = 0.012</span>" in shown
+    assert ", p = 0.012;" in shown
+    assert "p = 0.9" not in shown  # of the comparison with random weights, which the summary tells
+    assert "p = " not in re.sub(r"permutation p = ", "", Page(content).text)  # three folds have no corrected test
+
+
+def test_every_link_to_a_file_resolves(own: Path) -> None:
+    output = own.parent / "report" / "index.html"
+    report.run(config=own, study=own.parent, output=output)
+    linked = [link for link in Page(output.read_text()).links if not link.startswith("#")]
+    assert linked
+    assert [link for link in linked if not (output.parent / link).is_file()] == []
 
 
 @pytest.mark.slow
