@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from neuropipe.config.agreement import disagreements
 from neuropipe.config.atlases import AtlasFile
@@ -21,6 +21,13 @@ from neuropipe.config.volumes import Volumes
 from neuropipe.errors import ConfigError
 
 RECIPES = PACKAGE / "recipes"
+# Items of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378), their sub-items apart.
+TRIPOD = (
+    *("1", "2", "3a", "3b", "3c", "4", "5a", "5b", "6a", "6b", "6c", "7", "8a", "8b", "8c", "9a", "9b", "9c", "10", "11"),
+    *("12a", "12b", "12c", "12d", "12e", "12f", "12g", "13", "14", "15", "16", "17"),
+    *("18a", "18b", "18c", "18d", "18e", "18f", "19", "20a", "20b", "20c", "21", "22", "23a", "23b", "24"),
+    *("25", "26", "27a", "27b", "27c"),
+)
 
 
 class StudyConfig(Section):
@@ -54,6 +61,22 @@ class StudyConfig(Section):
     """Named recipes."""
     evaluate: Evaluate = Evaluate()
     """Judging."""
+    statements: dict[str, str] = Field(default_factory=dict)
+    """What no table can tell, for the model cards: sentences by the item of TRIPOD+AI that they answer, e.g.
+    ``{17: "Approved by ...", 18a: "Funded by ..."}``; the cards list what is still to be written."""
+
+    @field_validator("statements", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """Take ``17:`` for ``"17":``, since YAML reads a number there."""
+        return {str(key): text for key, text in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("statements")
+    @classmethod
+    def _known(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := [key for key in value if key not in TRIPOD]:
+            raise ValueError(f"TRIPOD+AI has no item {', '.join(unknown)}; its items are {', '.join(TRIPOD)}")
+        return value
 
     def recipe_path(self, name: str) -> Path:
         """Return the recipe file of a pretraining name."""

@@ -49,7 +49,7 @@ VIEWS = (
 )
 PIXELS_PER_MM = 1.05
 GAP = 14.0
-MAX_RADIUS = 8.0  # pixels of the largest weight
+MAX_RADIUS = 6.5  # pixels of the largest weight
 HEIGHT = (TOP_MM - BOTTOM_MM) * PIXELS_PER_MM + 18
 WIDTH = sum(view.right_mm - view.left_mm for view in VIEWS) * PIXELS_PER_MM + GAP * (len(VIEWS) - 1)
 
@@ -96,13 +96,15 @@ def glass(
     return marks
 
 
-def weighted(centres: np.ndarray, weights: np.ndarray, titles: Sequence[str], largest: int = 40) -> list[Markup]:
-    """Return one drawing per view: the regions of the largest weights as dots of their size and sign, all as specks.
+def weighted(
+    centres: np.ndarray, weights: np.ndarray, titles: Sequence[str], largest: int = 40
+) -> list[tuple[str, Markup]]:
+    """Return name and drawing of each view: the regions of the largest weights as dots of their size and sign.
 
     Parameters
     ----------
     centres : array (region, 3)
-        x, y, z in mm; regions with unknown centres are not drawn.
+        x, y, z in mm; regions with unknown centres are not drawn, the others at least as specks.
     weights : array (region,)
         Signed; NaN counts as 0.
     titles : sequence of str
@@ -119,17 +121,17 @@ def weighted(centres: np.ndarray, weights: np.ndarray, titles: Sequence[str], la
     for view in VIEWS:
         place = _placing(view, 0.0, 0.0)
         width = (view.right_mm - view.left_mm) * PIXELS_PER_MM
-        marks = [_outline([place(*point) for point in view.outline])]
+        edge = [place(*point) for point in view.outline]
+        marks = [_outline(edge)]
         marks.append(dots([place(centres[i, view.right], centres[i, view.up]) for i in known], "w-none"))
         for i in shown:  # the largest lie below, so that they hide none
             x, y = place(centres[i, view.right], centres[i, view.up])
             radius = MAX_RADIUS * float(np.sqrt(abs(weights[i]) / unit))  # areas compare
             marks.append(circle(x, y, radius, "mark w-plus" if weights[i] > 0 else "mark w-minus", titles[i]))
-        marks.append(text(width / 2, HEIGHT - 2, view.name))
         if not view.mirrored:
-            marks += [text(4, 12, "L"), text(width - 4, 12, "R")]
+            marks += [text(7, 16, "L", "side"), text(width - 7, 16, "R", "side")]
         described = f"{view.name} view: {len(shown)} regions of the largest weights among {len(known)}."
-        pictures.append(figure(width, HEIGHT, marks, described))
+        pictures.append((view.name, figure(width, max(y for _, y in edge) + 6, marks, described)))
     return pictures
 
 

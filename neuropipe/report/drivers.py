@@ -54,8 +54,8 @@ class Pattern:
         As the page calls them.
     more, less : str
         What weights above and below zero go with.
-    brains : list of Markup
-        Views of the glass brain; empty where the centres of the regions are not known.
+    brains : list of (str, Markup)
+        Name and drawing of each view of the glass brain; empty where the centres of the regions are not known.
     networks : list of Network
         From the most positive to the most negative mean.
     regions : list of (str, str, float)
@@ -68,7 +68,7 @@ class Pattern:
     system: str
     more: str
     less: str
-    brains: list[Markup]
+    brains: list[tuple[str, Markup]]
     networks: list[Network]
     regions: list[tuple[str, str, float]]
     n_regions: int = 0

@@ -28,21 +28,21 @@ class Methods:
 
     Attributes
     ----------
-    sections : list of (str, str)
-        Heading and paragraph, with citations as keys.
+    sections : list of (str, list of str)
+        Heading and paragraphs, with citations as keys.
     """
 
-    sections: list[tuple[str, str]]
+    sections: list[tuple[str, list[str]]]
 
     @property
     def keys(self) -> list[str]:
         """Keys of every work that is cited, in the order of the list."""
-        return references.cited(" ".join(text for _, text in self.sections))
+        return references.cited(" ".join(text for _, paragraphs in self.sections for text in paragraphs))
 
     @property
-    def spoken(self) -> list[tuple[str, str]]:
-        """Heading and paragraph, with citations as authors and years."""
-        return [(title, references.in_words(text)) for title, text in self.sections]
+    def spoken(self) -> list[tuple[str, list[str]]]:
+        """Heading and paragraphs, with citations as authors and years."""
+        return [(title, [references.in_words(text) for text in paragraphs]) for title, paragraphs in self.sections]
 
     @property
     def works(self) -> list[tuple[str, str]]:
@@ -53,7 +53,8 @@ class Methods:
     def markdown(self, study: str) -> str:
         """Return ``methods.md``: ``pandoc --citeproc methods.md -o methods.docx`` makes a document of it."""
         head = f"---\ntitle: Methods of the study {study}\nbibliography: references.bib\n---\n"
-        return head + "".join(f"\n## {title}\n\n{text}\n" for title, text in self.sections) + "\n## References\n"
+        body = "".join(f"\n## {title}\n\n" + "\n\n".join(texts) + "\n" for title, texts in self.sections)
+        return f"{head}{body}\n## References\n"
 
     def bibtex(self) -> str:
         """Return ``references.bib``: what is cited, and nothing else."""
@@ -64,14 +65,19 @@ def write(results: Results) -> Methods:
     """Return the methods of a study; a paragraph with nothing to say is left out."""
     sections = [
         ("Participants and data", methods_data.people(results)),
-        ("Preparation of the data", methods_data.preparation(results)),
-        ("Partitions", methods_data.partitions(results)),
+        ("Preparation of the data", _paragraph(methods_data.preparation(results))),
+        ("Partitions", _paragraph(methods_data.partitions(results))),
         ("Models", methods_models.training(results)),
-        ("Prediction", methods_models.prediction(results)),
-        ("Statistics", methods_statistics.statistics(results)),
+        ("Prediction", _paragraph(methods_models.prediction(results))),
+        ("Statistics", _paragraph(methods_statistics.statistics(results))),
         ("Software", _software(results)),
     ]
-    return Methods([(title, " ".join(text)) for title, text in sections if text])
+    return Methods([(title, paragraphs) for title, paragraphs in sections if paragraphs])
+
+
+def _paragraph(sentences: list[str]) -> list[str]:
+    """Return sentences as one paragraph; none where there are none."""
+    return [" ".join(sentences)] if sentences else []
 
 
 def _software(results: Results) -> list[str]:

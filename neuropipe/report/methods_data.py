@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -106,11 +107,12 @@ def counted(n: int, one: str, many: str | None = None) -> str:
 
 
 def people(results: Results) -> list[str]:
-    """Return for each dataset what it is, how many were found and left out and why, and who the people are."""
-    return [sentence for name in results.config.datasets for sentence in _dataset(name, results)]
+    """Return a paragraph for each dataset: what it is, how many were found, left out and why, who the people are."""
+    return [" ".join(dataset(name, results)) for name in results.config.datasets]
 
 
-def _dataset(name: str, results: Results) -> list[str]:
+def dataset(name: str, results: Results) -> list[str]:
+    """Return the sentences on one dataset."""
     section = results.config.datasets[name]
     steps = excluded.flow(results.study, name, results.excluded)
     source = SOURCES[section.kind]
@@ -140,8 +142,14 @@ def _demography(name: str, section: Dataset, results: Results) -> list[str]:
     path, packed = results.study.participants(name), results.study.shards(name) / "manifest.parquet"
     if not (path.is_file() and packed.is_file()):
         return []
-    table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     used = set(pd.read_parquet(packed, columns=["participant_id"])["participant_id"])
+    facts = demography(section, path, used)
+    return [f"These people: {'; '.join(facts)}."] if facts else []
+
+
+def demography(section: Dataset, participants: Path, used: set[str]) -> list[str]:
+    """Return sex, age and number of sites of some people of a dataset, as far as their table says."""
+    table = pd.read_csv(participants, sep="\t", dtype=str, keep_default_na=False)
     table = table[table["participant_id"].isin(used)].replace({"n/a": ""})
     facts = []
     if (sex := section.roles.sex) in table and (table[sex] != "").any():
@@ -153,7 +161,7 @@ def _demography(name: str, section: Dataset, results: Results) -> list[str]:
         facts.append(f"age {ages.min():.1f} to {ages.max():.1f} years, mean {ages.mean():.1f}{spread}")
     if (site := section.roles.site) in table and (table[site] != "").any():
         facts.append(counted(table.loc[table[site] != "", site].nunique(), "site"))
-    return [f"These people: {'; '.join(facts)}."] if facts else []
+    return facts
 
 
 # --- preparation --------------------------------------------------------------------------------
@@ -161,7 +169,7 @@ def _demography(name: str, section: Dataset, results: Results) -> list[str]:
 
 def preparation(results: Results) -> list[str]:
     """Return how images became regional series, maps or slices."""
-    return [*_regions(results), *_cleaning(results), *_volumes(results), *_limits(results)]
+    return [*_regions(results), *_cleaning(results), *_volumes(results), *limits(results)]
 
 
 def _with_content(results: Results, *contents: str) -> list[str]:
@@ -296,28 +304,28 @@ def _volumes(results: Results) -> list[str]:
     return ([f"Maps of {joined(maps)} were {how}."] if maps else []) + (fitted if images else [])
 
 
-def _limits(results: Results) -> list[str]:
+def limits(results: Results) -> list[str]:
     """Return the limits beyond which recordings were left out, those that apply to the data of the study."""
-    limits, series = results.config.exclude, bool(_with_content(results, "series"))
+    rules, series = results.config.exclude, bool(_with_content(results, "series"))
     said = []
     if series and any(not results.config.datasets[name].ready_made for name in _with_content(results, "series")):
-        if limits.max_mean_fd_mm is not None:
-            said.append(f"a mean framewise displacement above {limits.max_mean_fd_mm:g} mm {cite('power2012')}")
-        if limits.max_fd_mm is not None:
-            said.append(f"a framewise displacement above {limits.max_fd_mm:g} mm in any volume {cite('power2012')}")
-        if limits.max_censored_share is not None and censors(results.config.clean):
-            said.append(f"more than {100 * limits.max_censored_share:g} % of volumes censored")
-        if limits.min_degrees_of_freedom is not None:
-            said.append(f"fewer than {limits.min_degrees_of_freedom:g} degrees of freedom left")
-        if limits.max_missing_regions is not None and limits.min_region_coverage is not None:
+        if rules.max_mean_fd_mm is not None:
+            said.append(f"a mean framewise displacement above {rules.max_mean_fd_mm:g} mm {cite('power2012')}")
+        if rules.max_fd_mm is not None:
+            said.append(f"a framewise displacement above {rules.max_fd_mm:g} mm in any volume {cite('power2012')}")
+        if rules.max_censored_share is not None and censors(results.config.clean):
+            said.append(f"more than {100 * rules.max_censored_share:g} % of volumes censored")
+        if rules.min_degrees_of_freedom is not None:
+            said.append(f"fewer than {rules.min_degrees_of_freedom:g} degrees of freedom left")
+        if rules.max_missing_regions is not None and rules.min_region_coverage is not None:
             said.append(
-                f"more than {limits.max_missing_regions} regions of which less than "
-                f"{100 * limits.min_region_coverage:g} % lay in the brain mask"
+                f"more than {rules.max_missing_regions} regions of which less than "
+                f"{100 * rules.min_region_coverage:g} % lay in the brain mask"
             )
-    if series and limits.min_duration_s is not None:
-        said.append(f"a duration below {limits.min_duration_s:g} s")
-    if any(item.kind == "cat12" for item in results.config.datasets.values()) and limits.max_iqr_grade is not None:
-        said.append(f"a CAT12 image quality worse than grade {limits.max_iqr_grade:g}")
+    if series and rules.min_duration_s is not None:
+        said.append(f"a duration below {rules.min_duration_s:g} s")
+    if any(item.kind == "cat12" for item in results.config.datasets.values()) and rules.max_iqr_grade is not None:
+        said.append(f"a CAT12 image quality worse than grade {rules.max_iqr_grade:g}")
     return [f"Recordings were left out with {joined(said)}."] if said else []
 
 
@@ -354,6 +362,7 @@ def _partition(name: str, split: Split, results: Results) -> str:
     table = results.splits[name].table
     if table is None:
         return f"{text}."
+    table = table[table["dataset"].isin(results.config.datasets)]
     rows = table.assign(individual=individuals(table, results.config.same_people()))
     sizes = rows.groupby(["repeat", "fold", "role"])["individual"].nunique().unstack(fill_value=0)
     parts = [f"{_range(sizes[role])} for {role}" for role in ("train", "validation", "test") if role in sizes]

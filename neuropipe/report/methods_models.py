@@ -8,7 +8,7 @@ from neuropipe.provenance import read_json
 from neuropipe.report.methods_data import counted, joined
 from neuropipe.report.read import Results, Training
 from neuropipe.report.references import cite
-from neuropipe.report.systems import BASELINES, NAMES, RANDOM, SCRATCH
+from neuropipe.report.systems import BASELINES, RANDOM, SCRATCH
 
 FAMILIES = {  # what a family is, in words, and who published it
     "semantoks": ("Brain-Semantoks (self-distillation on tokens of functional networks)", "gijsen2026"),
@@ -45,11 +45,11 @@ BESIDE_WORDS = {
 
 
 def training(results: Results) -> list[str]:
-    """Return how each recipe was trained: family, people, steps, time and device."""
+    """Return a paragraph on each recipe: family, people, steps, time and device."""
     by_recipe: dict[str, list[Training]] = {}
     for one in results.trainings:
         by_recipe.setdefault(one.recipe, []).append(one)
-    return [sentence for recipe, models in by_recipe.items() for sentence in _recipe(recipe, models, results)]
+    return [" ".join(recipe(name, models, results)) for name, models in by_recipe.items()]
 
 
 def family(name: str) -> str:
@@ -58,9 +58,10 @@ def family(name: str) -> str:
     return f"{words} {cite(key)}" if key else words
 
 
-def _recipe(recipe: str, models: list[Training], results: Results) -> list[str]:
-    about, item = models[0].config, results.config.pretrain.get(recipe)
-    named = f"{recipe} is {family(about.get('family', 'unknown'))}"
+def recipe(name: str, models: list[Training], results: Results) -> list[str]:
+    """Return the sentences on one recipe."""
+    about, item = models[0].config, results.config.pretrain.get(name)
+    named = f"{name} is {family(about.get('family', 'unknown'))}"
     if item is not None and item.checkpoint:
         return [f"{named}; its released weights were used without further training."]
     settings = (about.get("recipe") or {}).get("train") or {}
@@ -184,8 +185,3 @@ def _harmonised(results: Results) -> list[str]:
         "Everything that reads features also answered after ComBat, fitted on the training side of each fold "
         f"{cite('johnson2007', 'fortin2018')}."
     ]
-
-
-def references_named() -> set[str]:
-    """Return the baselines that this module knows, which tests compare with those that exist."""
-    return set(BESIDE_WORDS) | set(NAMES)

@@ -9,6 +9,7 @@ from pathlib import Path
 from neuropipe import config as configuration
 from neuropipe.errors import InputError
 from neuropipe.locks import lock
+from neuropipe.paths import write_text
 from neuropipe.provenance import describe, sha256, write_json
 
 log = logging.getLogger("neuropipe")
@@ -38,11 +39,11 @@ def run(
     splits: list[Path] | None = None,
     output: Path | None = None,
 ) -> None:
-    """Write ``metrics.parquet`` and, beside it, the joined predictions, nulls, costs and ``leakage.json``.
+    """Write ``metrics.parquet`` (and ``.csv``) and, beside it, the joined predictions, nulls, costs and ``leakage.json``.
 
     Of clips, ``decoding.parquet`` and ``efficiency.parquet`` are joined where any are given. Given the joined
-    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet`` and its sidecar
-    ``metrics.json`` are written, and the metrics are the same as the first time.
+    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet``, ``metrics.csv`` and the
+    sidecar ``metrics.json`` are written, and the metrics are the same as the first time.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def run(
     """
     import pandas as pd
 
-    from neuropipe.evaluate import leakage, shown, tables
+    from neuropipe.evaluate import leakage, shown, spreadsheet, tables
     from neuropipe.evaluate.summary import summarise
 
     decoding = decoding or []
@@ -88,6 +89,7 @@ def run(
     sidecar = describe("evaluate", inputs=inputs, settings=settings, packages=("numpy", "scipy", "pandas", "pyarrow"))
     with lock(output.parent / ".lock-evaluate"):
         tables.write(output, metrics, tables.METRICS)
+        write_text(output.with_suffix(".csv"), spreadsheet.to_csv(metrics))
         write_json(output.with_suffix(".json"), sidecar)
         if output.parent.resolve() not in {path.parent.resolve() for path in given}:
             costs = [path.with_name("costs.parquet") for path in given]
