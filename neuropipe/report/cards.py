@@ -11,7 +11,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from neuropipe import __version__
-from neuropipe.report import lineage, tripod, words
+from neuropipe.report import lineage, tripod, tripod_answers, words
 from neuropipe.report.audit import Check
 from neuropipe.report.read import Results, Training
 from neuropipe.report.subject import Subject
@@ -66,7 +66,7 @@ def render(results: Results, boards: list[Board], checks: list[Check], recipe: s
             groups=[_group(row, judged) for row in groups.to_dict("records")],
             targets=", ".join(dict.fromkeys(board.task.target for board, _ in judged)),
             verdicts=[words.verdict(board) for board in subject.boards],
-            limitations=tripod.limitations(subject),
+            limitations=tripod_answers.limitations(subject),
             checks=subject.checks,
             tripod=items,
             count={state: sum(line.state == state for lines in items.values() for line in lines) for state in STATES},
@@ -88,7 +88,9 @@ def _front_matter(subject: Subject) -> dict[str, Any]:
         {
             "task": {"type": TASK_TYPES[board.task.kind], "name": board.name},
             "dataset": {"type": "private", "name": ", ".join(board.task.datasets), "split": board.task.split},
-            "metrics": [{"type": board.metric, "name": f"{NAMES[board.metric]}, {entry.system.readout}", "value": entry.value}],
+            "metrics": [
+                {"type": board.metric, "name": f"{NAMES[board.metric]}, {entry.system.readout}", "value": entry.value}
+            ],
         }
         for board, entry in subject.judged
     ]

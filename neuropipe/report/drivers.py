@@ -139,7 +139,7 @@ def _centres(results: Results, datasets: list[str], names: pd.Series) -> np.ndar
         path = results.study.shards(dataset) / "regions.tsv"
         if not path.is_file():
             continue
-        regions = pd.read_csv(path, sep="\t", dtype={"name": str}, keep_default_na=False, na_values={c: [""] for c in "xyz"})
+        regions = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
         if list(regions["name"]) != list(names) or not {"x", "y", "z"} <= set(regions):
             continue
         centres = regions[["x", "y", "z"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)

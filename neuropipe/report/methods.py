@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neuropipe.report import lineage, methods_data, methods_models, methods_statistics, references
+from neuropipe.report import (
+    lineage,
+    methods_data,
+    methods_models,
+    methods_preparation,
+    methods_statistics,
+    references,
+)
 from neuropipe.report.methods_data import joined
 from neuropipe.report.read import Results
 
@@ -65,7 +72,7 @@ def write(results: Results) -> Methods:
     """Return the methods of a study; a paragraph with nothing to say is left out."""
     sections = [
         ("Participants and data", methods_data.people(results)),
-        ("Preparation of the data", _paragraph(methods_data.preparation(results))),
+        ("Preparation of the data", _paragraph(methods_preparation.preparation(results))),
         ("Partitions", _paragraph(methods_data.partitions(results))),
         ("Models", methods_models.training(results)),
         ("Prediction", _paragraph(methods_models.prediction(results))),

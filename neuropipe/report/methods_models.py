@@ -39,9 +39,10 @@ BESIDE_WORDS = {
     "fc_partial": f"partial correlations from shrunk covariances {cite('ledoit2004')}",
     "fc_tangent": f"covariances in their tangent space {cite('ledoit2004', 'varoquaux2010')}",
     "mean_pattern": "the mean activity of each region",
-    "voxels": "principal components of the voxels",
+    "voxels": "principal components of the {points}",
     "regions": "the volumes of the regions",
 }
+POINTS = {"volume": "voxels", "image": "pixels"}
 
 
 def training(results: Results) -> list[str]:
@@ -132,7 +133,9 @@ def prediction(results: Results) -> list[str]:
             "the training side, the strength on inner folds."
         )
     if beside := [words for name, words in BESIDE_WORDS.items() if name in systems]:
-        said.append(f"Beside the models stood {joined(beside)}.")
+        maps = results.config.contents(results.config.datasets)
+        points = joined([word for content, word in POINTS.items() if content in maps])
+        said.append(f"Beside the models stood {joined(beside)}.".format(points=points))
     if any(name.endswith(RANDOM) for name in systems):
         said.append("Each network was also read out with random weights.")
     return said + _joined_with(systems) + _finetuned(results, systems) + _harmonised(results)

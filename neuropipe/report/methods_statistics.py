@@ -119,9 +119,7 @@ def _more(results: Results, metrics: pd.DataFrame) -> list[str]:
     if (root / "net_benefit.parquet").is_file():
         said.append(f"Clinical use is shown by decision curves {cite('vickers2006')}.")
     if (root / "drivers.parquet").is_file():
-        said.append(
-            f"What drives a linear readout is shown as its pattern, not as its weights {cite('haufe2014')}."
-        )
+        said.append(f"What drives a linear readout is shown as its pattern, not as its weights {cite('haufe2014')}.")
     if (metrics["metric"] == "identification_top1").any():
         said.append(f"How well a person's second session is told was measured by identification {cite('finn2015')}.")
     if (metrics["metric"] == "site_balanced_accuracy").any():

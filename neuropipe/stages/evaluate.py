@@ -39,11 +39,11 @@ def run(
     splits: list[Path] | None = None,
     output: Path | None = None,
 ) -> None:
-    """Write ``metrics.parquet`` (and ``.csv``) and, beside it, the joined predictions, nulls, costs and ``leakage.json``.
+    """Write ``metrics.parquet``, ``metrics.csv`` and, beside them, joined predictions, nulls, costs, ``leakage.json``.
 
     Of clips, ``decoding.parquet`` and ``efficiency.parquet`` are joined where any are given. Given the joined
-    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet``, ``metrics.csv`` and the
-    sidecar ``metrics.json`` are written, and the metrics are the same as the first time.
+    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only the metrics and their sidecar
+    ``metrics.json`` are written, and the metrics are the same as the first time.
 
     Raises
     ------
