@@ -21,34 +21,9 @@ from neuropipe.config.volumes import Volumes
 from neuropipe.errors import ConfigError
 
 RECIPES = PACKAGE / "recipes"
-# Items of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378), their sub-items apart.
-TRIPOD = (
-    *(
-        "1",
-        "2",
-        "3a",
-        "3b",
-        "3c",
-        "4",
-        "5a",
-        "5b",
-        "6a",
-        "6b",
-        "6c",
-        "7",
-        "8a",
-        "8b",
-        "8c",
-        "9a",
-        "9b",
-        "9c",
-        "10",
-        "11",
-    ),
-    *("12a", "12b", "12c", "12d", "12e", "12f", "12g", "13", "14", "15", "16", "17"),
-    *("18a", "18b", "18c", "18d", "18e", "18f", "19", "20a", "20b", "20c", "21", "22", "23a", "23b", "24"),
-    *("25", "26", "27a", "27b", "27c"),
-)
+# Items of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378): 27, some of which have parts.
+PARTS = {3: "abc", 5: "ab", 6: "abc", 8: "abc", 9: "abc", 12: "abcdefg", 18: "abcdef", 20: "abc", 23: "ab", 27: "abc"}
+TRIPOD = [f"{item}{part}" for item in range(1, 28) for part in PARTS.get(item, [""])]
 
 
 class StudyConfig(Section):

@@ -116,7 +116,7 @@ def weighted(
     known = np.flatnonzero(np.isfinite(centres).all(axis=1))
     shown = known[np.argsort(-np.abs(weights[known]), kind="stable")][:largest]
     shown = shown[weights[shown] != 0]
-    unit = np.abs(weights).max() or 1.0
+    unit = np.abs(weights[known]).max(initial=0.0) or 1.0
     pictures = []
     for view in VIEWS:
         place = _placing(view, 0.0, 0.0)

@@ -100,4 +100,7 @@ def _software(results: Results) -> list[str]:
             for name, version in versions.items()
         ]
         said[0] += f", on {joined(named)}"
-    return [f"{said[0]}."]
+    said[0] += "."
+    if results.trainings:
+        said.append(f"Models are reported by the items of TRIPOD+AI {references.cite('collins2024')}.")
+    return [" ".join(said)]
