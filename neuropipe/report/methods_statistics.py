@@ -9,6 +9,7 @@ from neuropipe.report.read import Results
 from neuropipe.report.references import cite
 from neuropipe.report.tables import NAMES, PRIMARY
 
+DEPENDENCE = "dependence_"  # begins a metric's name, before the confound
 PERFECT = (0.0, 1.0)  # AUROCs without a variance to count with
 
 
@@ -107,21 +108,36 @@ def _null(results: Results, metrics: pd.DataFrame) -> list[str]:
 
 
 def _more(results: Results, metrics: pd.DataFrame) -> list[str]:
-    """Return what further tables of the study show."""
-    root, said = results.study.root, []
+    """Return what further rows and tables of the study show."""
+    names, said = set(metrics["metric"]), []
     if "temperature" in metrics and metrics["temperature"].notna().any():
         said.append(
             f"Probabilities of readouts were calibrated on validation people by a temperature {cite('guo2017')} and a "
             f"bias {cite('platt1999')}."
         )
-    if "threshold_source" in metrics and metrics["threshold_source"].eq("validation").any():
+    if "threshold_source" in metrics and metrics["threshold_source"].fillna("").str.contains("validation").any():
         said.append("Thresholds of classification were chosen on validation people.")
-    if (root / "net_benefit.parquet").is_file():
+    if _filled(results, "net_benefit.parquet"):
         said.append(f"Clinical use is shown by decision curves {cite('vickers2006')}.")
-    if (root / "drivers.parquet").is_file():
-        said.append(f"What drives a linear readout is shown as its pattern, not as its weights {cite('haufe2014')}.")
-    if (metrics["metric"] == "identification_top1").any():
+    if _filled(results, "drivers.parquet"):
+        said.append(f"What drives a readout is shown as its pattern, not as its weights {cite('haufe2014')}.")
+    if dependence := sorted(name.removeprefix(DEPENDENCE) for name in names if name.startswith(DEPENDENCE)):
+        said.append(
+            "How far predictions still depend on confounds among people with the same target was measured for "
+            f"{joined([name.replace('_', ' ') for name in dependence])}."
+        )
+    if "seed_icc" in names:
+        said.append(f"Agreement of seeds is the intraclass correlation ICC(2,1) {cite('shrout1979')}.")
+    if "seed_kappa" in names:
+        said.append(f"Agreement of seeds on classes is Cohen's kappa {cite('cohen1960')}.")
+    if "identification_top1" in names:
         said.append(f"How well a person's second session is told was measured by identification {cite('finn2015')}.")
-    if (metrics["metric"] == "site_balanced_accuracy").any():
+    if "site_balanced_accuracy" in names:
         said.append("How well the site can be told from features was measured by balanced accuracy.")
     return said
+
+
+def _filled(results: Results, table: str) -> bool:
+    """Return whether a table of the study is there and has rows."""
+    path = results.study.root / table
+    return path.is_file() and len(pd.read_parquet(path, columns=["task"])) > 0

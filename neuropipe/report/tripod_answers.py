@@ -160,9 +160,10 @@ def output(subject: Subject) -> str:
             said.append(f"{board.name}: {board.task.target} as a number.")
             continue
         rows = subject.results.metrics[subject.results.metrics["task"] == board.name]
-        sources = sorted(rows["threshold_source"].dropna().unique()) if "threshold_source" in rows else []
+        named = rows["threshold_source"].dropna().unique() if "threshold_source" in rows else []
+        sources = sorted({part for name in named for part in str(name).split("+")})
         chosen = {"fixed": "a fixed threshold", "validation": "a threshold chosen on validation people"}
-        how = joined([chosen.get(str(name), str(name)) for name in sources])
+        how = joined([chosen.get(name, name) for name in sources])
         said.append(f"{board.name}: a probability{f'; classes by {how}' if how else ''}.")
     return " ".join(said)
 

@@ -128,7 +128,28 @@ def test_optional_tables_are_cited_where_they_are(tmp_path: Path, file: str, key
     config = write_study(tmp_path / "synthetic")
     assert key not in write(config).keys
     pd.DataFrame({"task": []}).to_parquet(config.parent / file)
+    assert key not in write(config).keys  # of a study without such tasks
+    pd.DataFrame({"task": ["diagnosis"]}).to_parquet(config.parent / file)
     assert key in write(config).keys
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("dependence_mean_fd", "among people with the same target was measured for mean fd"),
+        ("seed_icc", "ICC(2,1) (Shrout & Fleiss, 1979)"),
+        ("seed_kappa", "Cohen's kappa (Cohen, 1960)"),
+        ("identification_top1", "identification (Finn et al., 2015)"),
+        ("site_balanced_accuracy", "the site can be told"),
+    ],
+)
+def test_further_measures_are_told_where_they_were_computed(tmp_path: Path, metric: str, words: str) -> None:
+    config = write_study(tmp_path / "synthetic")
+    assert words not in everything(write(config))
+    metrics = tables.read([config.parent / "metrics.parquet"], tables.METRICS, "metrics")
+    more = metrics.head(1).assign(metric=metric)
+    tables.write(config.parent / "metrics.parquet", pd.concat([metrics, more]), tables.METRICS)
+    assert words in everything(write(config))
 
 
 @pytest.mark.parametrize("scheme", ["holdout", "leave_one_site_out"])
