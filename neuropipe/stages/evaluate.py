@@ -42,7 +42,7 @@ def run(
     """Write ``metrics.parquet``, ``metrics.csv`` and, beside them, joined predictions, nulls, costs, ``leakage.json``.
 
     Of clips, ``decoding.parquet`` and ``efficiency.parquet`` are joined where any are given. Given the joined
-    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only the metrics and their sidecar
+    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet`` and its sidecar
     ``metrics.json`` are written, and the metrics are the same as the first time.
 
     Raises
@@ -52,7 +52,7 @@ def run(
     """
     import pandas as pd
 
-    from neuropipe.evaluate import leakage, shown, spreadsheet, tables
+    from neuropipe.evaluate import leakage, shown, tables
     from neuropipe.evaluate.summary import summarise
 
     decoding = decoding or []
@@ -89,8 +89,8 @@ def run(
     sidecar = describe("evaluate", inputs=inputs, settings=settings, packages=("numpy", "scipy", "pandas", "pyarrow"))
     with lock(output.parent / ".lock-evaluate"):
         tables.write(output, metrics, tables.METRICS)
-        write_text(output.with_suffix(".csv"), spreadsheet.to_csv(metrics))
         write_json(output.with_suffix(".json"), sidecar)
+        write_text(output.with_suffix(".csv"), tables.to_csv(metrics))
         if output.parent.resolve() not in {path.parent.resolve() for path in given}:
             costs = [path.with_name("costs.parquet") for path in given]
             tables.write(output.with_name("predictions.parquet"), predicted, tables.PREDICTIONS)

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pandas as pd
 
-from neuropipe.evaluate import spreadsheet, tables
+from neuropipe.evaluate import tables
 
 
 def test_the_csv_has_every_row_column_and_digit_of_the_table() -> None:
@@ -25,8 +25,8 @@ def test_the_csv_has_every_row_column_and_digit_of_the_table() -> None:
         for seed, value in zip([0, None, 2], rng.standard_normal(3) * 1e-7, strict=True)
     ]
     table = tables.frame(rows, tables.METRICS)
-    read = pd.read_csv(io.StringIO(spreadsheet.to_csv(table)))
-    assert list(read) == spreadsheet.COLUMNS and set(read) == set(tables.METRICS)
+    read = pd.read_csv(io.StringIO(tables.to_csv(table)))
+    assert set(read) == set(tables.METRICS) and list(read)[: len(tables.READABLE)] == tables.READABLE
     assert list(read["value"]) == list(table["value"]) and list(read["p_holm"]) == list(table["p_holm"])
     assert list(read["system"]) == ["a, b"] * 3
     assert read["seed"].isna().tolist() == [False, True, False]
@@ -34,5 +34,5 @@ def test_the_csv_has_every_row_column_and_digit_of_the_table() -> None:
 
 
 def test_what_identifies_a_row_stands_before_its_numbers() -> None:
-    first = spreadsheet.COLUMNS.index("value")
-    assert {"task", "system", "readout", "seed", "fold", "metric"} <= set(spreadsheet.COLUMNS[:first])
+    first = tables.READABLE.index("value")
+    assert {"task", "system", "readout", "seed", "fold", "metric"} <= set(tables.READABLE[:first])
