@@ -49,6 +49,7 @@ VIEWS = (
 )
 PIXELS_PER_MM = 1.05
 GAP = 14.0
+MAX_SPECKS = 160
 MAX_RADIUS = 6.5  # pixels of the largest weight
 HEIGHT = (TOP_MM - BOTTOM_MM) * PIXELS_PER_MM + 18
 WIDTH = sum(view.right_mm - view.left_mm for view in VIEWS) * PIXELS_PER_MM + GAP * (len(VIEWS) - 1)
@@ -97,14 +98,14 @@ def glass(
 
 
 def weighted(
-    centres: np.ndarray, weights: np.ndarray, titles: Sequence[str], largest: int = 40
+    centres: np.ndarray, weights: np.ndarray, titles: Sequence[str], largest: int = 30
 ) -> list[tuple[str, Markup]]:
     """Return name and drawing of each view: the regions of the largest weights as dots of their size and sign.
 
     Parameters
     ----------
     centres : array (region, 3)
-        x, y, z in mm; regions with unknown centres are not drawn, the others at least as specks.
+        x, y, z in mm; regions with unknown centres are not drawn. Of the others some are specks.
     weights : array (region,)
         Signed; NaN counts as 0.
     titles : sequence of str
@@ -117,13 +118,14 @@ def weighted(
     shown = known[np.argsort(-np.abs(weights[known]), kind="stable")][:largest]
     shown = shown[weights[shown] != 0]
     unit = np.abs(weights[known]).max(initial=0.0) or 1.0
+    specks = known[:: -(-len(known) // MAX_SPECKS) or 1]  # they only show where the others lie
     pictures = []
     for view in VIEWS:
         place = _placing(view, 0.0, 0.0)
         width = (view.right_mm - view.left_mm) * PIXELS_PER_MM
         edge = [place(*point) for point in view.outline]
         marks = [_outline(edge)]
-        marks.append(dots([place(centres[i, view.right], centres[i, view.up]) for i in known], "w-none"))
+        marks.append(dots([place(centres[i, view.right], centres[i, view.up]) for i in specks], "w-none"))
         for i in shown:  # the largest lie below, so that they hide none
             x, y = place(centres[i, view.right], centres[i, view.up])
             radius = MAX_RADIUS * float(np.sqrt(abs(weights[i]) / unit))  # areas compare

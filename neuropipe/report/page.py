@@ -163,7 +163,7 @@ def environment() -> Environment:
         "interval": words.interval,
         "probability": words.probability,
         "count": lambda n: f"{n:.0f}" if math.isfinite(n) else "–",
-        "signed": lambda value: f"{value:+.2g}".replace("-", "\N{MINUS SIGN}", 1),
+        "signed": lambda value: f"{value:+.2g}".replace("-", "\N{MINUS SIGN}"),
         "method": task.method,
         "metric_name": lambda name: NAMES.get(name, name.replace("_", " ")),
     }
