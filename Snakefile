@@ -7,6 +7,10 @@ from neuropipe.workflow import Graph, config_path, use_this_environment
 
 min_version("9.15")
 
+
+report: "workflow/report/workflow.rst"
+
+
 use_this_environment()
 
 try:

@@ -178,6 +178,11 @@ class Graph:
             if item.split in self.config.judging_splits(recipe) and set(item.datasets) <= embedded[recipe]
         ]
 
+    def judged_recipes(self) -> list[str]:
+        """Return the recipes that any task judges, which have a model card once the study is done."""
+        judged = {recipe for task in self.config.tasks for recipe, _ in self.models(task)}
+        return [recipe for recipe in self.config.pretrain if recipe in judged]
+
     def _reads_clips(self, recipe: Pretrain) -> bool:
         return self.config.contents(recipe.datasets) == {"series"}
 

@@ -8,6 +8,11 @@ rule evaluate:
         splits=graph.split_tables(graph.used_splits()),
     output:
         metrics=f"{graph.root}/metrics.parquet",
+        csv=report(
+            f"{graph.root}/metrics.csv",
+            caption="../workflow/report/metrics.rst",
+            category="Metrics",
+        ),
         predictions=f"{graph.root}/predictions.parquet",
         nulls=f"{graph.root}/nulls.parquet",
     log:

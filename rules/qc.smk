@@ -10,7 +10,12 @@ rule qc:
         excluded=f"{graph.root}/index/{{dataset}}/excluded.tsv",
         receipts=lambda wc: graph.all_prepared(wc.dataset),
     output:
-        html=f"{graph.root}/qc/{{dataset}}/index.html",
+        html=report(
+            f"{graph.root}/qc/{{dataset}}/index.html",
+            caption="../workflow/report/quality.rst",
+            category="Quality",
+            labels={"dataset": "{dataset}"},
+        ),
     log:
         f"{graph.root}/logs/qc_{{dataset}}.log",
     benchmark:

@@ -13,8 +13,31 @@ rule report:
             f"{graph.root}/qc/{{dataset}}/index.html", dataset=graph.config.datasets
         ),
     output:
-        html=f"{graph.root}/report/index.html",
-        excluded=f"{graph.root}/excluded.tsv",
+        html=report(
+            f"{graph.root}/report/index.html",
+            caption="../workflow/report/study.rst",
+            category="Study report",
+        ),
+        methods=report(
+            f"{graph.root}/report/methods.md",
+            caption="../workflow/report/methods.rst",
+            category="Study report",
+        ),
+        references=f"{graph.root}/report/references.bib",
+        excluded=report(
+            f"{graph.root}/excluded.tsv",
+            caption="../workflow/report/excluded.rst",
+            category="Study report",
+        ),
+        cards=[
+            report(
+                f"{graph.root}/report/models/{recipe}.md",
+                caption="../workflow/report/card.rst",
+                category="Model cards",
+                labels={"model": recipe},
+            )
+            for recipe in graph.judged_recipes()
+        ],
     log:
         f"{graph.root}/logs/report.log",
     benchmark:

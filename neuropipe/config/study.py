@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from neuropipe.config.agreement import disagreements
 from neuropipe.config.atlases import AtlasFile
@@ -21,6 +21,9 @@ from neuropipe.config.volumes import Volumes
 from neuropipe.errors import ConfigError
 
 RECIPES = PACKAGE / "recipes"
+# Items of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378): 27, some of which have parts.
+PARTS = {3: "abc", 5: "ab", 6: "abc", 8: "abc", 9: "abc", 12: "abcdefg", 18: "abcdef", 20: "abc", 23: "ab", 27: "abc"}
+TRIPOD = [f"{item}{part}" for item in range(1, 28) for part in PARTS.get(item, [""])]
 
 
 class StudyConfig(Section):
@@ -54,6 +57,22 @@ class StudyConfig(Section):
     """Named recipes."""
     evaluate: Evaluate = Evaluate()
     """Judging."""
+    statements: dict[str, str] = Field(default_factory=dict)
+    """What no table can tell, for the model cards: sentences by the item of TRIPOD+AI that they answer, e.g.
+    ``{17: "Approved by ...", 18a: "Funded by ..."}``; the cards list what is still to be written."""
+
+    @field_validator("statements", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """Take ``17:`` for ``"17":``, since YAML reads a number there."""
+        return {str(key): text for key, text in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("statements")
+    @classmethod
+    def _known(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := [key for key in value if key not in TRIPOD]:
+            raise ValueError(f"TRIPOD+AI has no item {', '.join(unknown)}; its items are {', '.join(TRIPOD)}")
+        return value
 
     def recipe_path(self, name: str) -> Path:
         """Return the recipe file of a pretraining name."""

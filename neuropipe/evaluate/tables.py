@@ -350,3 +350,19 @@ def _schema(columns: dict[str, Any]) -> pa.Schema:
 
 def _attrs(table: pd.DataFrame) -> dict[bytes, bytes]:
     return {f"{PREFIX}{key}".encode(): str(value).encode() for key, value in table.attrs.items()}
+
+
+# What a reader of metrics.csv wants to see before the rest.
+READABLE = [
+    *("task", "dataset", "target", "target_type", "system", "readout", "seed", "split_scheme", "repeat", "fold"),
+    *("metric", "value", "ci_low", "ci_high", "ci_method", "null_mean", "p_perm"),
+    *("reference", "delta", "delta_ci_low", "delta_ci_high", "t_nb", "p_nb", "p_holm"),
+    *("n_train", "n_val", "n_test", "prevalence", "pretrain_datasets", "pretrain_overlap_n"),
+]
+
+
+def to_csv(metrics: pd.DataFrame) -> str:
+    """Return ``metrics.csv``: every row and column of the metrics, numbers in full, empty where nothing is known."""
+    return metrics[READABLE + [name for name in METRICS if name not in READABLE]].to_csv(
+        index=False, lineterminator="\n"
+    )

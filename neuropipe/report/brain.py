@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from neuropipe.report.svg import circle, dots, text
+from neuropipe.report.svg import circle, dots, figure, text
 
 # Half outlines are mirrored at the midline; points in mm.
 _CORONAL = [(0, 76), (14, 79), (34, 72), (52, 54), (63, 30), (68, 6), (67, -16), (60, -36), (46, -46), (34, -50)]
@@ -49,6 +49,8 @@ VIEWS = (
 )
 PIXELS_PER_MM = 1.05
 GAP = 14.0
+MAX_SPECKS = 160
+MAX_RADIUS = 6.5  # pixels of the largest weight
 HEIGHT = (TOP_MM - BOTTOM_MM) * PIXELS_PER_MM + 18
 WIDTH = sum(view.right_mm - view.left_mm for view in VIEWS) * PIXELS_PER_MM + GAP * (len(VIEWS) - 1)
 
@@ -93,6 +95,46 @@ def glass(
             marks += [text(left + 4, top + 12, "L"), text(left + width - 4, top + 12, "R")]
         left += width + GAP
     return marks
+
+
+def weighted(
+    centres: np.ndarray, weights: np.ndarray, titles: Sequence[str], largest: int = 30
+) -> list[tuple[str, Markup]]:
+    """Return name and drawing of each view: the regions of the largest weights as dots of their size and sign.
+
+    Parameters
+    ----------
+    centres : array (region, 3)
+        x, y, z in mm; regions with unknown centres are not drawn. Of the others some are specks.
+    weights : array (region,)
+        Signed; NaN counts as 0.
+    titles : sequence of str
+        What each dot says when it is pointed at.
+    largest : int
+        How many regions are dots.
+    """
+    weights = np.nan_to_num(weights)
+    known = np.flatnonzero(np.isfinite(centres).all(axis=1))
+    shown = known[np.argsort(-np.abs(weights[known]), kind="stable")][:largest]
+    shown = shown[weights[shown] != 0]
+    unit = np.abs(weights[known]).max(initial=0.0) or 1.0
+    specks = known[:: -(-len(known) // MAX_SPECKS) or 1]  # they only show where the others lie
+    pictures = []
+    for view in VIEWS:
+        place = _placing(view, 0.0, 0.0)
+        width = (view.right_mm - view.left_mm) * PIXELS_PER_MM
+        edge = [place(*point) for point in view.outline]
+        marks = [_outline(edge)]
+        marks.append(dots([place(centres[i, view.right], centres[i, view.up]) for i in specks], "w-none"))
+        for i in shown:  # the largest lie below, so that they hide none
+            x, y = place(centres[i, view.right], centres[i, view.up])
+            radius = MAX_RADIUS * float(np.sqrt(abs(weights[i]) / unit))  # areas compare
+            marks.append(circle(x, y, radius, "mark w-plus" if weights[i] > 0 else "mark w-minus", titles[i]))
+        if not view.mirrored:
+            marks += [text(7, 16, "L", "side"), text(width - 7, 16, "R", "side")]
+        described = f"{view.name} view: {len(shown)} regions of the largest weights among {len(known)}."
+        pictures.append((view.name, figure(width, max(y for _, y in edge) + 6, marks, described)))
+    return pictures
 
 
 def _placing(view: View, left: float, top: float) -> Callable[[float, float], tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Model cards: what a recipe's models are, from whom they learned, and what they reached."""
+"""Model cards: what a recipe's models are, from whom they learned, what they reached, and TRIPOD+AI item by item."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from neuropipe import __version__
-from neuropipe.report import lineage, words
+from neuropipe.report import lineage, tripod, tripod_answers, words
 from neuropipe.report.audit import Check
 from neuropipe.report.read import Results, Training
+from neuropipe.report.subject import Subject
 from neuropipe.report.systems import REFERENCES
 from neuropipe.report.tables import NAMES, Board, Entry
 from neuropipe.report.words import amount, interval, probability
@@ -26,14 +27,22 @@ NOTES = {
     "everyone": ": **unlabelled test people included; its numbers say nothing about new people**",
 }
 
+STATES = ("told", "in part", "to write")
+TASK_TYPES = {  # as the hub names them, nearest to what is done
+    "binary": "image-classification",
+    "multiclass": "image-classification",
+    "decoding": "time-series-classification",
+    "regression": "image-regression",
+}
+
 
 def render(results: Results, boards: list[Board], checks: list[Check], recipe: str, made_at: datetime) -> str:
-    """Return the card of a recipe as Markdown."""
-    trainings = [one for one in results.trainings if one.recipe == recipe]
-    about = trainings[0].config
-    item = results.config.pretrain.get(recipe)
-    judged = [(board, entry) for board in boards for entry in board.entries if entry.system.name == recipe]
-    return (
+    """Return the card of a recipe as Markdown, with front matter as the Hugging Face hub reads it."""
+    subject = Subject.of(results, boards, checks, recipe)
+    about, item, items = subject.about, subject.item, tripod.checklist(subject)
+    judged, groups = subject.judged, subject.groups()
+    front = yaml.safe_dump(_front_matter(subject), sort_keys=False, allow_unicode=True)
+    body = (
         _environment()
         .get_template("card.md.j2")
         .render(
@@ -43,7 +52,7 @@ def render(results: Results, boards: list[Board], checks: list[Check], recipe: s
             date=f"{made_at:%Y-%m-%d}",
             family=about.get("family", "unknown"),
             input=_input(about),
-            t_r=f"{about['t_r']:g} s" if "t_r" in about else "as in the data",
+            t_r=f"{about['t_r']:g} s" if about.get("t_r") else "as in the data",
             series=about.get("content", "series") == "series",
             normalisation=about.get("normalisation") or (about.get("volumes") or {}).get("scale", "unknown"),
             fits=_fits(about),
@@ -51,10 +60,16 @@ def render(results: Results, boards: list[Board], checks: list[Check], recipe: s
             people=item.people if item else "unknown",
             people_note=NOTES[item.people] if item else "",
             datasets=", ".join(item.datasets) if item else "unknown",
-            models=[_model(one, results) for one in trainings],
+            learners=subject.learners(),
+            models=[_model(one, results) for one in subject.trainings],
             results=[_result(board, entry) for board, entry in judged],
-            verdicts=[words.verdict(board) for board in boards if board.name in {b.name for b, _ in judged}],
-            checks=[check for check in checks if check.title.startswith(f"Model {recipe},")],
+            groups=[_group(row, judged) for row in groups.to_dict("records")],
+            targets=", ".join(dict.fromkeys(board.task.target for board, _ in judged)),
+            verdicts=[words.verdict(board) for board in subject.boards],
+            limitations=tripod_answers.limitations(subject),
+            checks=subject.checks,
+            tripod=items,
+            count={state: sum(line.state == state for lines in items.values() for line in lines) for state in STATES},
             configuration=yaml.safe_dump(
                 {"model": about.get("model"), "recipe": about.get("recipe")}
                 | {key: about[key] for key in ("clean", "volumes", "slices") if about.get(key)},
@@ -62,6 +77,26 @@ def render(results: Results, boards: list[Board], checks: list[Check], recipe: s
             ),
         )
     )
+    return f"---\n{front}---\n{body}"
+
+
+def _front_matter(subject: Subject) -> dict[str, Any]:
+    """Return what the Hugging Face hub reads at the head of a card: tags, and the results of its tasks."""
+    content = subject.about.get("content", "series")
+    tags = ["neuroimaging", "fmri" if content == "series" else "structural-mri", "self-supervised-learning"]
+    found = [
+        {
+            "task": {"type": TASK_TYPES[board.task.kind], "name": board.name},
+            "dataset": {"type": "private", "name": ", ".join(board.task.datasets), "split": board.task.split},
+            "metrics": [
+                {"type": board.metric, "name": f"{NAMES[board.metric]}, {entry.system.readout}", "value": entry.value}
+            ],
+        }
+        for board, entry in subject.judged
+    ]
+    index = [{"name": subject.recipe, "results": found}] if found else []
+    front = {"library_name": "neuropipe", "tags": [*tags, str(subject.about.get("family", "unknown"))]}
+    return front | ({"model-index": index} if index else {})
 
 
 @cache
@@ -110,6 +145,21 @@ def _result(board: Board, entry: Entry) -> dict[str, str]:
         row["reference"] = amount(reference.value, board.metric)
         row["difference"] = f"{amount(difference.value, board.metric, signed=True)} ({between})"
     return row
+
+
+def _group(row: dict[str, Any], judged: list[tuple[Board, Entry]]) -> dict[str, str]:
+    """Return the performance of one run within one site or sex."""
+    board, entry = next((b, e) for b, e in judged if e.system.run_id == row["run_id"])
+    return {
+        "task": board.name,
+        "readout": entry.system.readout,
+        "column": str(row["column"]),
+        "group": str(row["group"]),
+        "metric": NAMES[board.metric],
+        "value": amount(row["value"], board.metric),
+        "interval": interval(row["ci_low"], row["ci_high"], board.metric),
+        "n": f"{row['n']:.0f}",
+    }
 
 
 def _input(about: dict[str, Any]) -> str:

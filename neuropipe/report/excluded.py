@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ class Step:
     n_recordings, n_people : int
         What is left.
     left_out : list of (str, int)
-        Reason and number of rows, the most frequent first.
+        Reason and number of rows, the most frequent first; in the first box of people without any recording.
     """
 
     dataset: str
@@ -94,13 +95,16 @@ def flow(study: Study, dataset: str, merged: pd.DataFrame) -> list[Step]:
         From `merge`.
     """
     own = merged[merged["dataset"] == dataset]
+    nothing = (own["stage"] == "index") & (own["run_id"] + own["path"] == "")  # people without any recording
+    absent = list(own.loc[nothing, "reason"].value_counts().items())
+    own = own[~nothing]
     reasons = {stage: list(part["reason"].value_counts().items()) for stage, part in own.groupby("stage")}
     steps = []
     indexed = _people_in(study.manifest(dataset))
     if indexed is not None:
-        refused = own[(own["stage"] == "index") & (own["run_id"] + own["path"] != "")]
+        refused = own[own["stage"] == "index"]
         people = set(indexed) | set(refused["participant_id"]) - {""}
-        steps.append(Step(dataset, "found", "Found", len(indexed) + len(refused), len(people), []))
+        steps.append(Step(dataset, "found", "Found", len(indexed) + len(refused), len(people), absent))
         steps.append(_step(dataset, "index", "Usable after indexing", indexed, reasons))
     for stage, title in PREPARED.items():
         if receipts := sorted(study.receipt(stage, dataset, 0).parent.glob(f"{stage}-*.json")):
@@ -125,3 +129,52 @@ def _people_in(path: Path) -> list[str] | None:
     if path.suffix == ".parquet":
         return pd.read_parquet(path, columns=["participant_id"])["participant_id"].to_list()
     return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)["participant_id"].to_list()
+
+
+@dataclass(frozen=True)
+class End:
+    """Where the flow ends: the people who learned and answered for one task.
+
+    Attributes
+    ----------
+    task : str
+        Its name.
+    n_train, n_test : str
+        People of a fold's sides; a range where folds differ.
+    n_folds : int
+        Folds.
+    left_out : list of (str, int)
+        Reason and number of people who are on a side of the split, but not in this task.
+    """
+
+    task: str
+    n_train: str
+    n_test: str
+    n_folds: int
+    left_out: list[tuple[str, int]]
+
+
+def end(study: Study, task: str, metrics: pd.DataFrame) -> End | None:
+    """Return who answered for a task; None where nobody did.
+
+    Parameters
+    ----------
+    metrics : DataFrame
+        Of the study.
+    """
+    rows = metrics[(metrics["task"] == task) & metrics["n_test"].notna() & metrics["n_train"].notna()]
+    folds = rows[~rows["fold"].isin(["mean", "pooled"])]
+    folds = rows if folds.empty else folds
+    if folds.empty:
+        return None
+    sizes = folds.groupby(["repeat", "fold"], dropna=False)[["n_train", "n_test"]].max()  # a system may leave some out
+    left = [_read_table(path) for path in sorted(study.root.glob(f"tasks/{glob.escape(task)}/*/excluded.tsv"))]
+    listed = pd.concat([pd.DataFrame(columns=COLUMNS), *left])
+    people = listed.drop_duplicates(["dataset", "participant_id", "reason"])
+    reasons = list(people["reason"].value_counts().items())
+    return End(task, _range(sizes["n_train"]), _range(sizes["n_test"]), len(sizes), reasons)
+
+
+def _range(sizes: pd.Series) -> str:
+    low, high = int(sizes.min()), int(sizes.max())
+    return str(low) if low == high else f"{low}–{high}"

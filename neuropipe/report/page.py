@@ -17,8 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from neuropipe import __version__
-from neuropipe.report import audit, cards, excluded, lineage, tables, task, views, words
+from neuropipe.report import audit, cards, drivers, excluded, lineage, methods, tables, task, views, words
 from neuropipe.report.audit import Check
+from neuropipe.report.methods import Methods
 from neuropipe.report.read import Results
 from neuropipe.report.tables import NAMES
 from neuropipe.splits.people import individuals
@@ -31,19 +32,22 @@ SECTIONS = [
     ("asked", "Asked"),
     ("people", "Left out"),
     ("results", "Results"),
+    ("drivers", "Drivers"),
     ("training", "Training"),
     ("quality", "Motion"),
     ("audit", "Audit"),
+    ("methods", "Methods"),
     ("reproduce", "Reproduce"),
 ]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A report: the page and the model cards by recipe."""
+    """A report: the page, the model cards by recipe, and the methods of a paper."""
 
     page: str
     cards: dict[str, str]
+    methods: Methods
 
 
 def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
@@ -63,6 +67,7 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
     made, versions = lineage.stages(results.study)
     digests = lineage.hashes(results.study)
     recipes = sorted({one.recipe for one in results.trainings})
+    said = methods.write(results)
     predictions = {} if results.predictions is None else dict(iter(results.predictions.groupby("task")))
     views_of_tasks = [
         task.task_view(
@@ -92,12 +97,16 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             tiles=_tiles(results, boards),
             asked=views.asked(results, {b.name for b in boards}, {name: f"models/{name}.md" for name in recipes}),
             flows={name: excluded.flow(results.study, name, results.excluded) for name in results.config.datasets},
+            ends=[e for b in boards if (e := excluded.end(results.study, b.name, results.metrics)) is not None],
             excluded=views.excluded(results, f"{results.study.root.name}/excluded.tsv"),
             training=blocks,
             costs=views.costs(results, boards),
             quality=views.motion_and_coverage(results),
+            drivers=drivers.view(results, boards),
+            methods=said,
             checks=checks,
             audit_sentence=_audit_sentence(checks),
+            tables=[(n, f"../{n}") for n in ("metrics.csv", "excluded.tsv") if (results.study.root / n).is_file()],
             commands=_commands(results, config_path),
             made=made,
             versions=versions,
@@ -106,7 +115,7 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             missing=results.missing,
         )
     )
-    return Rendered(content, {name: cards.render(results, boards, checks, name, made_at) for name in recipes})
+    return Rendered(content, {name: cards.render(results, boards, checks, name, made_at) for name in recipes}, said)
 
 
 def _has_plots(views_of_tasks: list[task.TaskView], blocks: list[dict[str, Any]]) -> bool:
@@ -154,6 +163,7 @@ def environment() -> Environment:
         "interval": words.interval,
         "probability": words.probability,
         "count": lambda n: f"{n:.0f}" if math.isfinite(n) else "–",
+        "signed": lambda value: f"{value:+.2g}".replace("-", "\N{MINUS SIGN}"),
         "method": task.method,
         "metric_name": lambda name: NAMES.get(name, name.replace("_", " ")),
     }

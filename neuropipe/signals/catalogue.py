@@ -130,7 +130,8 @@ def schaefer(n_regions: int, n_networks: int, space: str) -> Entry:
         table=table,
         aliases=("Schaefer2018",) if space == FSL else (),
         licence="MIT",
-        citation="Schaefer et al. 2018, Cerebral Cortex 28:3095, doi:10.1093/cercor/bhx179",
+        citation="Schaefer et al. 2018, Cerebral Cortex 28:3095, doi:10.1093/cercor/bhx179; "
+        "networks: Yeo et al. 2011, Journal of Neurophysiology 106:1125, doi:10.1152/jn.00338.2011",
     )
 
 
@@ -225,7 +226,10 @@ def harvard_oxford(name: str, space: str) -> Entry:
         table=table,
         licence="FSL licence, non-commercial use",
         sides_apart=atlas == "HOCPAL",
-        citation="Desikan et al. 2006, NeuroImage 31:968, doi:10.1016/j.neuroimage.2006.01.021",
+        citation="Makris et al. 2006, Schizophrenia Research 83:155, doi:10.1016/j.schres.2005.11.020; "
+        "Frazier et al. 2005, American Journal of Psychiatry 162:1256, doi:10.1176/appi.ajp.162.7.1256; "
+        "Desikan et al. 2006, NeuroImage 31:968, doi:10.1016/j.neuroimage.2006.01.021; "
+        "Goldstein et al. 2007, Biological Psychiatry 61:935, doi:10.1016/j.biopsych.2006.06.027",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from neuropipe import config as configuration
 from neuropipe.errors import InputError
 from neuropipe.locks import lock
+from neuropipe.paths import write_text
 from neuropipe.provenance import describe, sha256, write_json
 
 log = logging.getLogger("neuropipe")
@@ -38,7 +39,7 @@ def run(
     splits: list[Path] | None = None,
     output: Path | None = None,
 ) -> None:
-    """Write ``metrics.parquet`` and, beside it, the joined predictions, nulls, costs and ``leakage.json``.
+    """Write ``metrics.parquet``, ``metrics.csv`` and, beside them, joined predictions, nulls, costs, ``leakage.json``.
 
     Of clips, ``decoding.parquet`` and ``efficiency.parquet`` are joined where any are given. Given the joined
     ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet`` and its sidecar
@@ -89,6 +90,7 @@ def run(
     with lock(output.parent / ".lock-evaluate"):
         tables.write(output, metrics, tables.METRICS)
         write_json(output.with_suffix(".json"), sidecar)
+        write_text(output.with_suffix(".csv"), tables.to_csv(metrics))
         if output.parent.resolve() not in {path.parent.resolve() for path in given}:
             costs = [path.with_name("costs.parquet") for path in given]
             tables.write(output.with_name("predictions.parquet"), predicted, tables.PREDICTIONS)

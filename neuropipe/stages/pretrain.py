@@ -79,7 +79,7 @@ def _train(
     from neuropipe.data.source import check_reads, open_source
     from neuropipe.hub import export
     from neuropipe.shards.read import Shards
-    from neuropipe.train import loop, recipe
+    from neuropipe.train import devices, loop, recipe
     from neuropipe.train.validation import Watches, watching
 
     chosen = recipe.read(recipe_path)
@@ -147,6 +147,7 @@ def _train(
             "n_validation": 0 if held is None else len(held),
             "n_recordings": len(source),
             "data_hash": data,
+            "device": devices.name(device),
         },
     }
     export.save(

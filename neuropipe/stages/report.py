@@ -1,4 +1,4 @@
-"""Make the one HTML page of a study, with model cards and what was left out; or lay several studies side by side."""
+"""Make a study's HTML page, methods, model cards and list of what was left out; or lay studies side by side."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def run(
 ) -> None:
     """Write a study's page, or the comparison of several `studies` with ``<output>.tsv`` beside it.
 
-    Of one study, ``models/<recipe>.md`` are written beside the page, and ``excluded.tsv`` in the study's folder.
+    Of one study, ``methods.md`` with ``references.bib`` and ``models/<recipe>.md`` are written beside the page, and
+    ``excluded.tsv`` in the study's folder.
 
     Raises
     ------
@@ -83,6 +84,8 @@ def _report(config: Path, study: Path, output: Path) -> None:
         write_text(study / "excluded.tsv", excluded.to_tsv(results.excluded))
         for name, card in rendered.cards.items():
             write_text(output.parent / "models" / f"{name}.md", card)
+        write_text(output.with_name("methods.md"), rendered.methods.markdown(results.config.study))
+        write_text(output.with_name("references.bib"), rendered.methods.bibtex())
         inputs = {"metrics.parquet": sha256(study / "metrics.parquet"), config.name: sha256(config)}
         write_json(output.with_suffix(".json"), describe("report", inputs=inputs, packages=("pandas", "jinja2")))
         write_text(output, rendered.page)

@@ -32,6 +32,11 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, LARGEST_INT))
 
 
+def name(device: torch.device) -> str:
+    """Return what a device is called: the GPU's own name, or ``processor``."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "processor"
+
+
 def _lock_path(index: int) -> Path:
     """Return the lock file of a GPU; its uuid is the same in every process, whatever is visible there."""
     uuid = getattr(torch.cuda.get_device_properties(index), "uuid", index)

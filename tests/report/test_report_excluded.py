@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from reported_study import write_study
 
 from neuropipe.errors import InputError
 from neuropipe.paths import Study
@@ -111,3 +112,28 @@ def test_the_flow_counts_recordings_people_and_reasons(tmp_path: Path) -> None:
         ("index", 3, 2, [("too short", 1)]),
         ("parcellate", 2, 1, [("too much motion", 1)]),
     ]
+
+
+def test_people_without_any_recording_are_counted_apart(tmp_path: Path) -> None:
+    config = write_study(tmp_path / "synthetic")
+    study = Study(config.parent)
+    with study.index_excluded("demo").open("a") as table:
+        table.write("index\tdemo\tsub-902\tn/a\tn/a\tno data\tno image of this person\n")
+    found, indexed, *_ = excluded.flow(study, "demo", excluded.merge(study))
+    assert (found.n_recordings, found.left_out) == (61, [("no data", 1)])
+    assert indexed.left_out == [("no confounds", 1)]
+
+
+def test_the_flow_ends_with_who_learned_and_who_answered(tmp_path: Path) -> None:
+    for scheme, sizes in (("holdout", ("36", "24", 1)), ("leave_one_site_out", ("40", "20", 3))):
+        config = write_study(tmp_path / scheme / "synthetic", scheme)
+        study = Study(config.parent)
+        folder = study.task("diagnosis", "probe")
+        folder.mkdir(parents=True)
+        row = "probe\tdemo\tsub-903\tn/a\tn/a\tno label\tdiagnosis is empty\n"
+        (folder / "excluded.tsv").write_text("\t".join(excluded.COLUMNS) + "\n" + 2 * row)  # once for each system
+        end = excluded.end(study, "diagnosis", pd.read_parquet(study.root / "metrics.parquet"))
+        assert end is not None
+        assert (end.n_train, end.n_test, end.n_folds) == sizes
+        assert end.left_out == [("no label", 1)]
+    assert excluded.end(study, "nothing", pd.read_parquet(study.root / "metrics.parquet")) is None

@@ -68,8 +68,10 @@ def test_predictions_alone_give_the_identical_metrics(judged, tmp_path):
         shutil.copy(judged / name, tmp_path)
     evaluate.run(predictions=[tmp_path / "predictions.parquet"])
     assert (tmp_path / "metrics.parquet").read_bytes() == (judged / "metrics.parquet").read_bytes()
+    assert (tmp_path / "metrics.csv").read_bytes() == (judged / "metrics.csv").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "familiarity.parquet",
+        "metrics.csv",
         "metrics.json",
         "metrics.parquet",
         "nulls.parquet",
