@@ -56,10 +56,11 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=500
 SchedulerParameters=bf_interval=1
-# A job past its limit ends within seconds, and one on a lost node goes back to the queue.
+# A job past its limit ends within seconds.
 KillWait=2
 JobRequeue=1
-ReturnToService=2
+# A node that was declared lost stays lost until it is brought back.
+ReturnToService=0
 # Without accounting a finished job is known for this long, which must exceed the longest pause between two looks.
 MinJobAge=900
 EnforcePartLimits=ALL
@@ -158,7 +159,12 @@ class Cluster:
         return lines
 
     def _start_all(self) -> None:
-        names = {"key-file": "munge.key", "pid-file": "munged.pid", "seed-file": "munged.seed", "log-file": "munged.log"}
+        names = {
+            "key-file": "munge.key",
+            "pid-file": "munged.pid",
+            "seed-file": "munged.seed",
+            "log-file": "munged.log",
+        }
         files = [f"--{option}={self.folder / name}" for option, name in names.items()]
         # --force: its folder may be writable by others, as /tmp is.
         self._start("munged", "--foreground", "--force", f"--socket={self.folder / 'munge.socket'}", *files)
@@ -218,9 +224,8 @@ class Cluster:
         ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=drill")
 
     def bring_back(self, node: str) -> None:
-        """Let a lost node serve again; where its daemon reported meanwhile, it already does."""
-        if "DOWN" in ask("scontrol", "show", "node", node):
-            ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        """Let a lost node serve again."""
+        ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
 def main() -> None:

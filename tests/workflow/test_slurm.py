@@ -83,6 +83,7 @@ class BadNight:
         self.killed = self.timed_out = 0  # numbers of jobs
         self.lost: set[int] = set()
         self.spared: set[int] = set()
+        self.is_down = False
         self.rows_before: pd.DataFrame | None = None
 
     def disturb(self) -> None:
@@ -93,6 +94,9 @@ class BadNight:
         chunks = [job for job, facts in running.items() if facts["Comment"].startswith("rule_parcellate")]
         if not self.lost and len({running[job]["NodeList"] for job in chunks}) == 2:
             self._lose_the_small_node(running)
+        if self.is_down and self.lost <= set(running):  # elsewhere
+            self.cluster.bring_back("small")
+            self.is_down = False
         split = [job for job, facts in running.items() if facts["Comment"].startswith("rule_split")]
         if not self.killed and split:
             self.killed = split[0]
@@ -114,6 +118,7 @@ class BadNight:
         self.lost = {job for job, facts in running.items() if facts["NodeList"] == "small"}
         self.spared = set(running) - self.lost
         self.cluster.take_down("small")
+        self.is_down = True
         for job in self.lost:  # Slurm grants a requeued job two minutes of rest
             wait_until(lambda job=job: self.cluster.jobs()[job]["JobState"] == "PENDING", f"{job} requeued", 60)
             ask("scontrol", "update", f"JobId={job}", "StartTime=now")
@@ -131,7 +136,6 @@ def night(cluster: Cluster, make_study: Callable[[str], Path]) -> tuple[Path, Ba
         assert time.monotonic() < deadline, said(folder)[-4000:]
         time.sleep(0.05)
     assert running.returncode == 0, said(folder)[-6000:]
-    cluster.bring_back("small")
     return folder, events, cluster.jobs()
 
 
