@@ -27,7 +27,7 @@ OLDEST_PYTHON = (3, 11)
 ENOUGH_MEMORY_GB = 4.0  # the demo on two cores stays below 6 with the system's own
 ENOUGH_DISK_GB = 2.0
 NEEDED_EXTRAS = ("", "imaging", "workflow")  # "" is the core
-OPTIONAL_EXTRAS = ("extras", "hub")
+OPTIONAL_EXTRAS = ("cluster", "extras", "hub")
 # Named one by one, because their versions exclude each other: snakemake from 9.16 on and nilearn disagree on packaging.
 NAMED_PACKAGES = ("torch", "nilearn", "snakemake", "packaging")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")

@@ -202,6 +202,24 @@ def test_the_products_are_those_of_one_computer_byte_for_byte(night, make_study)
     pd.testing.assert_frame_equal(*[curve.drop(columns=clocks) for curve in curves], check_exact=True)
 
 
+def test_the_doctor_finds_this_cluster_well_but_for_its_gpus(cluster, make_study, command):
+    folder = make_study("doctor")
+    done = command(folder, "neuropipe", "doctor", "--profile", "profiles/slurm", expect=2)
+    problems = [line for line in done.stdout.splitlines() if "PROBLEM" in line]
+    assert len(problems) == 1 and "gpu" in problems[0], done.stdout
+    assert "granted: 0" in done.stdout, "the scheduler gives a GPU, which torch cannot use, for it is none"
+    assert "job like parcellate" in done.stdout or "job like index" in done.stdout
+    assert not list((folder / "results").glob(".doctor-*"))
+
+    text = (folder / "profiles/slurm/config.yaml").read_text()
+    text = text.replace("slurm_partition: cpu", "slurm_partition: short").replace(
+        "slurm_partition: gpu", "slurm_partition: cpu"
+    )
+    (folder / "profiles/slurm/config.yaml").write_text(text)
+    done = command(folder, "neuropipe", "doctor", "--profile", "profiles/slurm", expect=2)
+    assert "parcellate asks for 240 minutes, short has 30" in " ".join(done.stdout.split())
+
+
 DDP_RULE = """
 rule ddp:
     output: "world.txt"
