@@ -49,7 +49,7 @@ Shell command: neuropipe parcellate
 [Fri Nov 27 10:08:29 2026]
 rule pretrain:
     threads: 8
-    resources: mem_mb=16000, slurm_partition=gpu, flags=-q gpu -l gpu=1, runtime=1440, gpu=1, nodes=1
+    resources: mem_mb=16000, slurm_partition=<TBD>, flags=-q gpu -l gpu=1, runtime=1440, gpu=1, nodes=1
 Shell command: neuropipe pretrain
 
 [Fri Nov 27 10:08:29 2026]
@@ -201,13 +201,26 @@ def test_a_generic_profile_without_a_status_command(install, planned, tmp_path):
     assert not check.ok and "cluster-generic-status-cmd" in check.remedy
 
 
-def test_what_a_dry_run_prints():
-    found = {request.rule: request for request in profile.parse(DRY_RUN, {"slurm_partition": "cpu", "flags": "-q x"})}
+@pytest.mark.parametrize("as_list", [False, True])
+def test_what_a_dry_run_prints_and_a_profile_adds(tmp_path, as_list):
+    resources = {
+        "default-resources": {"slurm_partition": "cpu"},
+        "set-resources": {"pretrain": {"slurm_partition": "gpu"}},
+    }
+    if as_list:
+        resources = {"default-resources": ["slurm_partition=cpu"], "set-resources": ["pretrain:slurm_partition=gpu"]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"executor": "slurm"} | resources))
+    found = {request.rule: request for request in profile.parse(DRY_RUN, profile.read(tmp_path))}
     assert set(found) == {"parcellate", "pretrain"}
     assert found["parcellate"].threads == 4 and found["parcellate"].number("mem_mb") == 3500
     assert found["parcellate"].resources["slurm_partition"] == "cpu"
     assert found["pretrain"].resources["slurm_partition"] == "gpu" and found["pretrain"].number("gpu") == 1
     assert found["pretrain"].resources["flags"] == "-q gpu -l gpu=1"
+
+
+@pytest.mark.parametrize(("text", "number"), [("16000", 16000), ("8000 * attempt", 8000), ("gpu", 0), ("", 0)])
+def test_numbers_of_a_first_attempt(text, number):
+    assert Request("split", 1, {"mem_mb": text}).number("mem_mb") == number
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,15 @@ class Profile:
         All its keys, as they stand in the file.
     defaults : dict of str to str
         ``default-resources``.
+    of_rules : dict of str to dict
+        ``set-resources``.
     """
 
     path: Path
     executor: str
     settings: dict[str, Any]
-    defaults: dict[str, str]
+    defaults: dict[str, str] = field(default_factory=dict)
+    of_rules: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def retries(self) -> int:
@@ -64,9 +67,9 @@ class Request:
     resources: dict[str, str] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
-        """Return a numeric resource, 0 where it is not asked for."""
-        text = str(self.resources.get(name, ""))
-        return int(text) if text.isdigit() else 0
+        """Return a numeric resource, or that of a first attempt; 0 where it is not asked for, or is no plain number."""
+        match = re.fullmatch(r"(\d+)(?: *\* *attempt)?", str(self.resources.get(name, "")))
+        return int(match[1]) if match else 0
 
 
 def read(folder: Path) -> Profile:
@@ -87,7 +90,12 @@ def read(folder: Path) -> Profile:
     if not isinstance(settings, dict) or settings.get("executor") not in EXECUTORS:
         found = settings.get("executor") if isinstance(settings, dict) else None
         raise ConfigError(f"{files[-1]}: expected executor: {' or '.join(EXECUTORS)}; found {found!r}.")
-    return Profile(folder, settings["executor"], settings, _resources(settings.get("default-resources", {})))
+    defaults, of_rules = settings.get("default-resources", {}), settings.get("set-resources", {})
+    if isinstance(of_rules, list):  # of rule:name=value
+        named = [str(item).split(":", 1) for item in of_rules]
+        of_rules = {rule: [value for other, value in named if other == rule] for rule, _ in named}
+    own = {rule: _resources(section) for rule, section in of_rules.items()}
+    return Profile(folder, settings["executor"], settings, _resources(defaults), own)
 
 
 def _resources(section: dict[str, Any] | list[str]) -> dict[str, str]:
@@ -110,18 +118,22 @@ def requests(profile: Profile, config: Path) -> list[Request]:
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         raise ConfigError("snakemake -n fails under this profile:\n" + "\n".join(lines[-8:]))
-    return parse(done.stdout + done.stderr, profile.defaults)
+    return parse(done.stdout + done.stderr, profile)
 
 
-def parse(output: str, defaults: dict[str, str]) -> list[Request]:
-    """Return the requests in what a dry run prints, one per rule: the largest of its jobs."""
+def parse(output: str, profile: Profile) -> list[Request]:
+    """Return the requests in what a dry run prints, one per rule: the largest of its jobs.
+
+    A dry run works out what rules say, and leaves open most of what a profile says.
+    """
     found: dict[str, Request] = {}
     for block in re.split(r"^(?=rule \S+:$)", output, flags=re.MULTILINE)[1:]:
         rule = block.partition(":")[0].removeprefix("rule ")
         threads = re.search(r"^    threads: (\d+)$", block, flags=re.MULTILINE)
         printed = re.search(r"^    resources: (.*)$", block, flags=re.MULTILINE)
         pairs = re.findall(r"(\w+)=(.*?)(?=, \w+=|$)", printed[1]) if printed else []
-        resources = defaults | {name: value for name, value in pairs if value != UNKNOWN}
+        known = {name: value for name, value in pairs if value != UNKNOWN}
+        resources = profile.defaults | profile.of_rules.get(rule, {}) | known
         one = Request(rule, int(threads[1]) if threads else 1, resources)
         if rule not in found or one.number("mem_mb") > found[rule].number("mem_mb"):
             found[rule] = one

@@ -91,13 +91,13 @@ class BadNight:
         if not self.timed_out and (list(self._model().glob("checkpoints/step-*.pt"))):
             self._run_out_of_time()
         running = {job: facts for job, facts in self.cluster.jobs().items() if facts["JobState"] == "RUNNING"}
-        chunks = [job for job, facts in running.items() if facts["Comment"].startswith("rule_parcellate")]
+        chunks = [job for job, facts in running.items() if facts.get("Comment", "").startswith("rule_parcellate")]
         if not self.lost and len({running[job]["NodeList"] for job in chunks}) == 2:
             self._lose_the_small_node(running)
         if self.is_down and self.lost <= set(running):  # elsewhere
             self.cluster.bring_back("small")
             self.is_down = False
-        split = [job for job, facts in running.items() if facts["Comment"].startswith("rule_split")]
+        split = [job for job, facts in running.items() if facts.get("Comment", "").startswith("rule_split")]
         if not self.killed and split:
             self.killed = split[0]
             ask("scancel", "--batch", "--signal=KILL", str(self.killed))
@@ -110,7 +110,9 @@ class BadNight:
         os.kill(_owner(self.study / "models/tiny/seed-0/.lock")["pid"], signal.SIGSTOP)
         newest = max(self._model().glob("checkpoints/step-*.pt"))
         self.rows_before = pd.DataFrame(torch.load(newest, weights_only=True)["rows"])
-        training = [job for job, facts in self.cluster.jobs().items() if facts["Comment"].startswith("rule_pretrain")]
+        training = [
+            job for job, facts in self.cluster.jobs().items() if facts.get("Comment", "").startswith("rule_pretrain")
+        ]
         self.timed_out = training[0]
         ask("scontrol", "update", f"JobId={self.timed_out}", "EndTime=now+1")
 
@@ -131,17 +133,22 @@ def night(cluster: Cluster, make_study: Callable[[str], Path]) -> tuple[Path, Ba
     events = BadNight(cluster, folder / "results" / "demo")
     running = start(folder, "--profile", "profiles/slurm", *QUICK, *THREADS)
     deadline = time.monotonic() + WITHIN_S
-    while running.poll() is None:
-        events.disturb()
-        assert time.monotonic() < deadline, said(folder)[-4000:]
-        time.sleep(0.05)
+    try:
+        while running.poll() is None:
+            events.disturb()
+            assert time.monotonic() < deadline, said(folder)[-4000:]
+            time.sleep(0.05)
+    finally:
+        running.kill()
     assert running.returncode == 0, said(folder)[-6000:]
     return folder, events, cluster.jobs()
 
 
 def attempts(jobs: dict[int, dict[str, str]], rule: str) -> list[dict[str, str]]:
     """Return the submissions of one rule, in order."""
-    return [facts for _, facts in sorted(jobs.items()) if facts["Comment"].split("_wildcards_")[0] == f"rule_{rule}"]
+    return [
+        facts for _, facts in sorted(jobs.items()) if facts.get("Comment", "").split("_wildcards_")[0] == f"rule_{rule}"
+    ]
 
 
 def test_a_job_that_fails_is_submitted_again_with_more_memory(night):
