@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -218,40 +218,29 @@ def test_the_doctor_finds_this_cluster_well_but_for_its_gpus(cluster, make_study
     assert "job like parcellate" in done.stdout or "job like index" in done.stdout
     assert not list((folder / "results").glob(".doctor-*"))
 
-    text = (folder / "profiles/slurm/config.yaml").read_text()
-    text = text.replace("slurm_partition: cpu", "slurm_partition: short").replace(
-        "slurm_partition: gpu", "slurm_partition: cpu"
-    )
-    (folder / "profiles/slurm/config.yaml").write_text(text)
+    profile = folder / "profiles/slurm/config.yaml"
+    profile.write_text(profile.read_text().replace("slurm_partition: cpu", "slurm_partition: short"))
     done = command(folder, "neuropipe", "doctor", "--profile", "profiles/slurm", expect=2)
     assert "parcellate asks for 240 minutes, short has 30" in " ".join(done.stdout.split())
 
 
-DDP_RULE = """
-rule ddp:
-    output: "world.txt"
-    threads: 4
-    resources: gpu=2, nodes=1, mem_mb=2000, runtime=5, slurm_partition="gpu"
-    shell: "{torchrun} --standalone --nproc-per-node={{resources.gpu}} world.py > {{output}} 2>&1"
-"""
-WORLD = """
-import os
-import torch.distributed as dist
-dist.init_process_group("gloo")
-if dist.get_rank() == 0:
-    print(f"world size {dist.get_world_size()} on GPUs {os.environ['CUDA_VISIBLE_DEVICES']}")
-dist.destroy_process_group()
-"""
-
-
-def test_two_processes_of_one_job_meet_and_own_its_two_gpus(cluster, tmp_path):
-    furnish(tmp_path)
-    (tmp_path / "world.py").write_text(WORLD)
-    torchrun = shlex.quote(str(Path(sys.executable).with_name("torchrun")))
-    (tmp_path / "two.smk").write_text(DDP_RULE.format(torchrun=torchrun))
-    running = start(tmp_path, "-s", "two.smk", "--profile", "profiles/slurm", *QUICK)
-    assert running.wait(300) == 0, said(tmp_path)[-4000:]
-    assert "world size 2 on GPUs 0,1" in (tmp_path / "world.txt").read_text()
+def test_two_gpus_of_one_job_train_one_model(cluster, night, tmp_path):
+    """What the profile's `gpu: 2` comes to: one task, both GPUs, two processes that met."""
+    pytest.importorskip("neuropipe.train.distributed")
+    folder = shutil.copytree(night[0], tmp_path / "two", ignore=shutil.ignore_patterns(".snakemake"))
+    shutil.rmtree(folder / "results" / "demo" / "models")
+    profile = (folder / "profiles/slurm/config.yaml").read_text()
+    one = "pretrain: {slurm_partition: gpu, nodes: 1}"
+    assert one in profile
+    (folder / "profiles/slurm/config.yaml").write_text(profile.replace(one, one.replace("}", ", gpu: 2}")))
+    running = start(folder, "model_tiny", "--profile", "profiles/slurm", *QUICK, *THREADS)
+    assert running.wait(WITHIN_S) == 0, said(folder)[-4000:]
+    log = (folder / "results/demo/logs/pretrain_tiny_seed-0.log").read_text()
+    assert "gres/gpu=2" in attempts(cluster.jobs(), "pretrain")[-1]["TRES"]
+    assert "process 0 of world size 2" in log and "process 1 of world size 2" in log
+    curves = [pd.read_parquet(f / "results/demo/models/tiny/seed-0/main/0/metrics.parquet") for f in (night[0], folder)]
+    # Two processes add in another order: the same losses but for that.
+    np.testing.assert_allclose(curves[1]["loss"], curves[0]["loss"], rtol=1e-3)
 
 
 @pytest.fixture
