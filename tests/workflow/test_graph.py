@@ -72,7 +72,7 @@ def test_whatever_ran_out_gets_more_at_the_next_attempt():
         "pretrain",
         "finetune",
         "decode_finetune",
-    }  # goes on from its checkpoint instead of asking for more time
+    }  # goes on from its checkpoint instead
     for rule, asked in rules_asking(r"mem_mb=(.*),\n").items():
         assert all(value.endswith("* attempt") for value in asked), rule
     for rule, asked in rules_asking(r"runtime=(.*),\n").items():
