@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -23,8 +24,6 @@ import yaml
 from conftest import furnish, move_in
 from slurm_cluster import Cluster, ask, wait_until, why_not
 from test_line import content_hashes
-
-from neuropipe.locks import _owner
 
 pytestmark = pytest.mark.slurm
 
@@ -88,37 +87,40 @@ class BadNight:
 
     def disturb(self) -> None:
         """Look once at what runs, and harm what is due."""
-        if not self.timed_out and (list(self._model().glob("checkpoints/step-*.pt"))):
+        if not self.timed_out and list(self._model().glob("checkpoints/step-*.pt")):
             self._run_out_of_time()
         running = {job: facts for job, facts in self.cluster.jobs().items() if facts["JobState"] == "RUNNING"}
-        chunks = [job for job, facts in running.items() if facts.get("Comment", "").startswith("rule_parcellate")]
-        if not self.lost and len({running[job]["NodeList"] for job in chunks}) == 2:
-            self._lose_the_small_node(running)
         if self.is_down and self.lost <= set(running):  # elsewhere
             self.cluster.bring_back("small")
             self.is_down = False
-        split = [job for job, facts in running.items() if facts.get("Comment", "").startswith("rule_split")]
-        if not self.killed and split:
+        if not self.lost and len(list(self.study.glob("derivatives/demo/sub-*/func/*.json"))) > 2:
+            self._lose_the_small_node(running)
+        if not self.killed and (split := self._of("split", running)):
             self.killed = split[0]
             ask("scancel", "--batch", "--signal=KILL", str(self.killed))
+
+    def _of(self, rule: str, jobs: dict[int, dict[str, str]]) -> list[int]:
+        return [job for job, facts in jobs.items() if rule_of(facts) == rule]
 
     def _model(self) -> Path:
         return self.study / "models/tiny/seed-0/main/0"
 
     def _run_out_of_time(self) -> None:
         """Freeze the training after a checkpoint, as a hanging disk does, and let the scheduler find it overdue."""
-        os.kill(_owner(self.study / "models/tiny/seed-0/.lock")["pid"], signal.SIGSTOP)
+        lock = self.study / "models/tiny/seed-0/.lock"
+        os.kill(json.loads(lock.read_text())["pid"], signal.SIGSTOP)
         newest = max(self._model().glob("checkpoints/step-*.pt"))
         self.rows_before = pd.DataFrame(torch.load(newest, weights_only=True)["rows"])
-        training = [
-            job for job, facts in self.cluster.jobs().items() if facts.get("Comment", "").startswith("rule_pretrain")
-        ]
-        self.timed_out = training[0]
+        self.timed_out = self._of("pretrain", self.cluster.jobs())[0]
         ask("scontrol", "update", f"JobId={self.timed_out}", "EndTime=now+1")
 
     def _lose_the_small_node(self, running: dict[int, dict[str, str]]) -> None:
-        self.lost = {job for job, facts in running.items() if facts["NodeList"] == "small"}
-        self.spared = set(running) - self.lost
+        """Lose it while chunks are worked on, half done."""
+        chunks = self._of("parcellate", running)
+        lost = {job for job in chunks if running[job]["NodeList"] == "small"}
+        if not lost or lost == set(chunks):
+            return
+        self.lost, self.spared = lost, set(chunks) - lost
         self.cluster.take_down("small")
         self.is_down = True
         for job in self.lost:  # Slurm grants a requeued job two minutes of rest
@@ -144,11 +146,14 @@ def night(cluster: Cluster, make_study: Callable[[str], Path]) -> tuple[Path, Ba
     return folder, events, cluster.jobs()
 
 
+def rule_of(facts: dict[str, str]) -> str:
+    """Return the rule of a job that the plugin submitted, from the comment that it leaves."""
+    return facts.get("Comment", "").removeprefix("rule_").partition("_wildcards_")[0]
+
+
 def attempts(jobs: dict[int, dict[str, str]], rule: str) -> list[dict[str, str]]:
     """Return the submissions of one rule, in order."""
-    return [
-        facts for _, facts in sorted(jobs.items()) if facts.get("Comment", "").split("_wildcards_")[0] == f"rule_{rule}"
-    ]
+    return [facts for _, facts in sorted(jobs.items()) if rule_of(facts) == rule]
 
 
 def test_a_job_that_fails_is_submitted_again_with_more_memory(night):
