@@ -113,7 +113,8 @@ def requests(profile: Profile, config: Path) -> list[Request]:
     ConfigError
         Snakemake does not accept the workflow, the profile or the study.
     """
-    command = [sys.executable, "-m", "snakemake", "-n", "--forceall", "--nolock", "--profile", str(profile.path)]
+    command = [sys.executable, "-m", "snakemake", "-n", "--forceall", "--nolock"]
+    command += ["--workflow-profile", str(profile.path)]
     done = subprocess.run([*command, "--configfile", str(config)], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]

@@ -53,7 +53,7 @@ def test_maps_go_through_the_same_line_with_a_stage_of_their_own(workplace, comm
 
 @pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
 def test_cluster_profiles_pass_a_dry_run(workplace, command, profile):
-    done = command(workplace, "snakemake", "-n", "--profile", f"profiles/{profile}")
+    done = command(workplace, "snakemake", "-n", "--workflow-profile", f"profiles/{profile}")
     assert jobs(done.stdout + done.stderr)["total"] == 56
 
 
@@ -85,6 +85,18 @@ def test_every_rule_with_a_gpu_has_its_queue_in_the_profiles(profile):
     assert {rule for rule, asked in rules_asking(r"\bgpu=(\d)").items() if asked} == set(settings["set-resources"])
     for asked in settings["set-resources"].values():
         assert asked.get("slurm_partition", asked.get("flags", "")).endswith("gpu")
+
+
+@pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
+def test_a_job_on_a_cluster_may_be_larger_than_the_login_node(workplace, command, profile):
+    path = workplace / "profiles" / profile / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["set-resources"]["pretrain"]["gpu"] = 4
+    settings["set-threads"] = {"pretrain": 256}
+    path.write_text(yaml.safe_dump(settings))
+    done = command(workplace, "snakemake", "-n", "model_semantoks-demo", "--workflow-profile", f"profiles/{profile}")
+    job = (done.stdout + done.stderr).split("rule pretrain:")[1].split("Shell command")[0]
+    assert "threads: 256" in job and "gpu=4" in job
 
 
 def test_a_chunk_takes_the_threads_it_is_given(workplace, command):
