@@ -118,11 +118,11 @@ class BadNight:
 
     def _lose_the_small_node(self, running: dict[int, dict[str, str]]) -> None:
         """Lose it while chunks are worked on, half done."""
-        chunks = self._of("parcellate", running)
-        lost = {job for job in chunks if running[job]["NodeList"] == "small"}
-        if not lost or lost == set(chunks):
+        lost = {job for job, facts in running.items() if facts["NodeList"] == "small"}
+        chunks = set(self._of("parcellate", running))
+        if not chunks & lost or chunks <= lost:
             return
-        self.lost, self.spared = lost, set(chunks) - lost
+        self.lost, self.spared = lost, set(running) - lost
         self.cluster.take_down("small")
         self.is_down = True
         for job in self.lost:  # Slurm grants a requeued job two minutes of rest
@@ -194,7 +194,7 @@ def test_every_other_job_was_submitted_once_and_asked_for_its_gpu(night):
         str(events.timed_out),
     }
     for rule in ("pretrain", "embed"):
-        assert all("gres/gpu=1" in facts["TRES"] and facts["NumNodes"] == "1" for facts in attempts(jobs, rule))
+        assert all(facts["TresPerJob"].endswith("gpu:1") and facts["NumNodes"] == "1" for facts in attempts(jobs, rule))
     assert all(f["Partition"] == "cpu" for f in attempts(jobs, "parcellate") + attempts(jobs, "probe"))
 
 
@@ -264,7 +264,7 @@ def test_two_gpus_of_one_job_train_one_model(cluster, night, tmp_path):
     running = start(folder, "model_tiny", "--workflow-profile", "profiles/slurm", *QUICK, *THREADS)
     assert running.wait(WITHIN_S) == 0, said(folder)[-4000:]
     log = (folder / "results/demo/logs/pretrain_tiny_seed-0.log").read_text()
-    assert "gres/gpu=2" in attempts(cluster.jobs(), "pretrain")[-1]["TRES"]
+    assert attempts(cluster.jobs(), "pretrain")[-1]["TresPerJob"].endswith("gpu:2")
     assert "process 0 of world size 2" in log and "process 1 of world size 2" in log
     curves = [pd.read_parquet(f / "results/demo/models/tiny/seed-0/main/0/metrics.parquet") for f in (night[0], folder)]
     # Two processes add in another order: the same losses but for that.
