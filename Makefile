@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(abspath $(VENV))/bin
 STUDY  := results/demo
 
-.PHONY: help setup demo test test-all lint schemas bench clean
+.PHONY: help setup demo test test-all test-slurm lint schemas bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,10 +30,15 @@ demo: setup      ## simulate the demo study and run the whole line on it
 	@echo "The report: $(abspath $(STUDY))/report/index.html"
 
 test: setup      ## the fast tests
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow and not slurm"
 
 test-all: setup  ## every test, the slow ones too
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not slurm"
+	$(MAKE) test-slurm
+
+test-slurm: setup ## the line on a real Slurm of two nodes; root, Debian (elsewhere skipped)
+	tests/workflow/install_slurm.sh
+	$(BIN)/python -m pytest -m slurm -rs tests/workflow/test_slurm.py
 
 lint: setup      ## style, floors, workflow
 	$(BIN)/ruff check .

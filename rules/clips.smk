@@ -13,8 +13,8 @@ rule events:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 30 * attempt,
     params:
         version=lambda wc: graph.params(
             "events", graph.config.datasets[wc.dataset].events.path
@@ -40,8 +40,8 @@ rule clips:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 30 * attempt,
     params:
         version=lambda wc: graph.params(
             "clips", graph.config.datasets[wc.dataset].events, graph.config.seed

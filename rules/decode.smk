@@ -19,8 +19,8 @@ rule decode:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
-        runtime=480,
+        mem_mb=lambda wc, attempt: 16000 * attempt,
+        runtime=lambda wc, attempt: 480 * attempt,
     params:
         version=lambda wc: graph.params(
             "decode",
@@ -58,7 +58,8 @@ rule decode_finetune:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=lambda wc, attempt: 16000 * attempt,
+        # Minutes of every attempt: training that ran out of time goes on from its checkpoint.
         runtime=1440,
     params:
         version=lambda wc: graph.params(

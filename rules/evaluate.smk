@@ -22,8 +22,8 @@ rule evaluate:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
     params:
         version=graph.params(
             "evaluate", graph.config.tasks, graph.config.evaluate, graph.config.seed

@@ -20,7 +20,8 @@ rule finetune:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=lambda wc, attempt: 16000 * attempt,
+        # Minutes of every attempt: training that ran out of time goes on from its checkpoint.
         runtime=1440,
     params:
         version=lambda wc: graph.params(

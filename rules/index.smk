@@ -8,8 +8,8 @@ rule index:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
     params:
         config=graph.path,
         index=f"{graph.root}/index",
@@ -35,8 +35,8 @@ for name in graph.config.datasets:
         conda:
             "../envs/neuropipe.yaml"
         resources:
-            mem_mb=2000,
-            runtime=60,
+            mem_mb=lambda wc, attempt: 2000 * attempt,
+            runtime=lambda wc, attempt: 60 * attempt,
         params:
             version=graph.index_params(name),
             config=graph.path,

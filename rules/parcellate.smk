@@ -15,8 +15,8 @@ rule parcellate:
     # Chunks run side by side. Where there are more cores than chunks: --set-threads parcellate=4, so many runs at a time.
     threads: 1
     resources:
-        mem_mb=lambda wc, threads: 1500 + 500 * threads,
-        runtime=240,
+        mem_mb=lambda wc, threads, attempt: (1500 + 500 * threads) * attempt,
+        runtime=lambda wc, attempt: 240 * attempt,
     params:
         version=lambda wc: graph.params(
             "parcellate",

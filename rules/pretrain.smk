@@ -18,7 +18,8 @@ rule pretrain:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=lambda wc, attempt: 16000 * attempt,
+        # Minutes of every attempt: training that ran out of time goes on from its checkpoint.
         runtime=1440,
     params:
         version=lambda wc: graph.params("pretrain", *graph.pretrain_sections(wc.recipe)),
@@ -45,8 +46,8 @@ rule embed:
     threads: 8
     resources:
         gpu=1,
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=lambda wc, attempt: 8000 * attempt,
+        runtime=lambda wc, attempt: 240 * attempt,
     params:
         version=graph.params("embed", *graph.embed_sections()),
         config=graph.path,

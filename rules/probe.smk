@@ -18,8 +18,8 @@ rule probe:
         "../envs/neuropipe.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=lambda wc, attempt: 8000 * attempt,
+        runtime=lambda wc, attempt: 240 * attempt,
     params:
         version=lambda wc: graph.params(
             "probe",

@@ -23,8 +23,8 @@ rule qc:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
     params:
         version=lambda wc: graph.params(
             "qc",

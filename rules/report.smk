@@ -45,8 +45,8 @@ rule report:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 15 * attempt,
     params:
         version=graph.params("report", graph.config),
         study=lambda wc, input: os.path.dirname(input.metrics),

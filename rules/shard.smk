@@ -13,8 +13,8 @@ rule shard:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
     params:
         version=graph.params(
             "shard", graph.config.shards.dtype, graph.config.shards.shard_mb
@@ -40,8 +40,8 @@ rule collect:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 30 * attempt,
     params:
         version=graph.params("collect"),
     shell:
@@ -62,8 +62,8 @@ rule hdf5:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=lambda wc, attempt: 4000 * attempt,
+        runtime=lambda wc, attempt: 60 * attempt,
     params:
         version=graph.params("hdf5"),
         shards=lambda wc: graph.shard_folders([wc.dataset])[0],

@@ -17,8 +17,8 @@ rule split:
     conda:
         "../envs/neuropipe.yaml"
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=lambda wc, attempt: 2000 * attempt,
+        runtime=lambda wc, attempt: 15 * attempt,
     params:
         version=lambda wc: graph.params(
             "split",

@@ -15,8 +15,8 @@ rule volumes:
     # Where there are more cores than chunks: --set-threads volumes=4, so many maps at a time.
     threads: 1
     resources:
-        mem_mb=lambda wc, threads: 1500 + 500 * threads,
-        runtime=240,
+        mem_mb=lambda wc, threads, attempt: (1500 + 500 * threads) * attempt,
+        runtime=lambda wc, attempt: 240 * attempt,
     params:
         version=lambda wc: graph.volumes_params(wc.dataset),
         config=graph.path,

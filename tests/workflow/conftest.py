@@ -23,13 +23,18 @@ SITES = (
 )
 
 
+def furnish(folder: Path) -> Path:
+    """Copy to a folder what a user's checkout has beside the package."""
+    for part in PARTS:
+        source = ROOT / part
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / part)
+    return folder
+
+
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
     """A copy of what a user's checkout has beside the package."""
-    for part in PARTS:
-        source = ROOT / part
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / part)
-    return tmp_path
+    return furnish(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +45,8 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def small_study(workplace: Path, small_data: Path) -> Path:
-    """A workplace whose config.yaml is the small study: one chunk, six steps of training."""
+def move_in(workplace: Path, small_data: Path) -> Path:
+    """Make a workplace's config.yaml that of the small study: two chunks, six steps of training."""
     shutil.copytree(small_data, workplace / "results" / "demo" / "study")
     content = yaml.safe_load((workplace / "config.yaml").read_text())
     content["datasets"]["demo"]["n_chunks"] = 2
@@ -56,6 +60,12 @@ def small_study(workplace: Path, small_data: Path) -> Path:
     content["tasks"] = {name: task for name, task in content["tasks"].items() if task["datasets"] == ["demo"]}
     (workplace / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return workplace
+
+
+@pytest.fixture
+def small_study(workplace: Path, small_data: Path) -> Path:
+    """A workplace whose config.yaml is the small study."""
+    return move_in(workplace, small_data)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,50 @@ def test_maps_go_through_the_same_line_with_a_stage_of_their_own(workplace, comm
 
 @pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
 def test_cluster_profiles_pass_a_dry_run(workplace, command, profile):
-    done = command(workplace, "snakemake", "-n", "--profile", f"profiles/{profile}")
+    done = command(workplace, "snakemake", "-n", "--workflow-profile", f"profiles/{profile}")
     assert jobs(done.stdout + done.stderr)["total"] == 56
+
+
+def rules_asking(pattern: str) -> dict[str, list[str]]:
+    """Return what each rule's text has for a pattern; rules made in a loop go by their file's name."""
+    found = {}
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        for block in re.split(r"^(?= *rule\b)", path.read_text(), flags=re.MULTILINE)[1:]:
+            name = re.match(r" *rule (\w+):", block)
+            found[name[1] if name else path.stem] = re.findall(pattern, block)
+    return found
+
+
+def test_whatever_ran_out_gets_more_at_the_next_attempt():
+    training = {
+        "pretrain",
+        "finetune",
+        "decode_finetune",
+    }  # goes on from its checkpoint instead
+    for rule, asked in rules_asking(r"mem_mb=(.*),\n").items():
+        assert all(value.endswith("* attempt") for value in asked), rule
+    for rule, asked in rules_asking(r"runtime=(.*),\n").items():
+        assert all(value.endswith("* attempt") != (rule in training) for value in asked), rule
+
+
+@pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
+def test_every_rule_with_a_gpu_has_its_queue_in_the_profiles(profile):
+    settings = yaml.safe_load((ROOT / "profiles" / profile / "config.yaml").read_text())
+    assert {rule for rule, asked in rules_asking(r"\bgpu=(\d)").items() if asked} == set(settings["set-resources"])
+    for asked in settings["set-resources"].values():
+        assert asked.get("slurm_partition", asked.get("flags", "")).endswith("gpu")
+
+
+@pytest.mark.parametrize("profile", ["slurm", "cluster-generic"])
+def test_a_job_on_a_cluster_may_be_larger_than_the_login_node(workplace, command, profile):
+    path = workplace / "profiles" / profile / "config.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings["set-resources"]["pretrain"]["gpu"] = 4
+    settings["set-threads"] = {"pretrain": 256}
+    path.write_text(yaml.safe_dump(settings))
+    done = command(workplace, "snakemake", "-n", "model_semantoks-demo", "--workflow-profile", f"profiles/{profile}")
+    job = (done.stdout + done.stderr).split("rule pretrain:")[1].split("Shell command")[0]
+    assert "threads: 256" in job and "gpu=4" in job
 
 
 def test_a_chunk_takes_the_threads_it_is_given(workplace, command):

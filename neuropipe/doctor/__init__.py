@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuropipe import config as configuration
+from neuropipe.doctor.check import Check
 from neuropipe.errors import NeuropipeError
 
 if TYPE_CHECKING:
@@ -26,33 +27,12 @@ OLDEST_PYTHON = (3, 11)
 ENOUGH_MEMORY_GB = 4.0  # the demo on two cores stays below 6 with the system's own
 ENOUGH_DISK_GB = 2.0
 NEEDED_EXTRAS = ("", "imaging", "workflow")  # "" is the core
-OPTIONAL_EXTRAS = ("extras", "hub")
+OPTIONAL_EXTRAS = ("cluster", "extras", "hub")
 # Named one by one, because their versions exclude each other: snakemake from 9.16 on and nilearn disagree on packaging.
 NAMED_PACKAGES = ("torch", "nilearn", "snakemake", "packaging")
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 GB = 1e9
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes
-    ----------
-    name : str
-        What was looked at.
-    ok : bool
-    found : str
-        What is there.
-    remedy : str
-        What to do about it where it is not ok.
-    """
-
-    name: str
-    ok: bool
-    found: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,10 +66,23 @@ class Examination:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `run`."""
     parser.add_argument("--config", type=Path, help=f"the study's config; default: {DEFAULT_CONFIG}, if it is there")
+    parser.add_argument("--profile", type=Path, help="a Snakemake profile of a cluster to try out, e.g. profiles/slurm")
+    parser.add_argument(
+        "--wait-s", type=float, default=300.0, help="seconds to wait for each trial job of a profile; default 300"
+    )
 
 
-def run(*, config: Path | None) -> Examination:
-    """Examine this machine, what is installed, and, where there is a configuration, the study."""
+def run(*, config: Path | None, profile: Path | None = None, wait_s: float = 300.0) -> Examination:
+    """Examine this machine, what is installed, where there is a configuration the study, and a cluster's profile."""
+    examination = _examine(config)
+    if profile is None:
+        return examination
+    from neuropipe.doctor import cluster
+
+    return Examination([*examination.checks, *cluster.check_profile(profile, config or DEFAULT_CONFIG, wait_s)])
+
+
+def _examine(config: Path | None) -> Examination:
     checks = [*check_machine(), *check_packages(), check_gpu()]
     path = config or DEFAULT_CONFIG
     if config is None and not path.is_file():
