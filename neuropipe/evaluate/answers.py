@@ -10,6 +10,7 @@ import pandas as pd
 from neuropipe import config as configuration
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.evaluate import tables
+from neuropipe.evaluate.features import confound_names, confound_values
 from neuropipe.evaluate.protocol import Answer
 from neuropipe.evaluate.question import Question, ask
 from neuropipe.evaluate.targets import has_clips, read_target
@@ -96,6 +97,22 @@ def write(stage: str, posed: Posed, answer: Answer, output: Path, unseen: dict[s
     settings = posed.study.tasks[task].model_dump(mode="json")
     sidecar = describe(stage, inputs=posed.inputs, settings=settings, packages=["numpy", "scipy", "pandas"], task=task)
     write_json(output / f"{stage}.json", sidecar)
+
+
+def write_confounds(posed: Posed, path: Path) -> None:
+    """Write what each person who is asked brings that could explain an answer; no file where the task names nothing."""
+    question, task = posed.question, posed.question.target.task
+    people = question.people
+    parts = []
+    for name in confound_names(posed.study.tasks[task].confounds, question.target.column, people):
+        values = confound_values(people, name)
+        numeric = pd.api.types.is_numeric_dtype(values) and name != "site"
+        kind = {"number": values.to_numpy(float)} if numeric else {"text": values.astype("string").to_numpy()}
+        table = people.table[["dataset", "participant_id"]].reset_index(drop=True)
+        parts.append(table.assign(task=task, confound=name, **kind)[question.target.known])
+    path.unlink(missing_ok=True)
+    if parts:
+        tables.write(path, pd.concat(parts, ignore_index=True), tables.CONFOUNDS)
 
 
 def write_excluded(stage: str, question: Question, path: Path, unseen: dict[str, list[int]]) -> None:

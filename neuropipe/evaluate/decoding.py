@@ -138,9 +138,10 @@ class Decoder:
         judged = self._judged(fold)
         tested = np.isin(judged, self.trials.of(fold.test))
         y, yhat = self.trials.y[judged[tested]][None], probability[tested].argmax(axis=1)[None]
+        scored = Scored(y, yhat, None, np.zeros(1))
         for name, metric in METRICS["decoding"].items():
-            value = metric.compute(Scored(y, yhat, None, np.zeros(1)), np.ones(y.shape))[0]
-            yield row | {"metric": name, "value": value}
+            if scored.allows(metric):
+                yield row | {"metric": name, "value": metric.compute(scored, np.ones(y.shape))[0]}
 
 
 def _choices(facts: dict[str, Any], n_features: int, chosen: Chosen) -> list[dict[str, Any]]:

@@ -261,21 +261,25 @@ def confound_design(people: People, names: list[str]) -> Features:
     """
     columns = []
     for name in names:
-        measured = _scan_measure(people, name)
-        if measured is not None:
-            columns.append(measured[:, None])
-            continue
-        text = _known_column(people, name)
-        numbers = pd.to_numeric(text, errors="coerce")
-        if numbers.notna().sum() == text.notna().sum():
-            columns.append(numbers.to_numpy(float)[:, None])
+        values = confound_values(people, name)
+        if pd.api.types.is_numeric_dtype(values):
+            columns.append(values.to_numpy(float)[:, None])
         else:
-            columns.append(
-                np.stack([(text == value).to_numpy(float) for value in sorted(text.dropna().unique())], axis=1)
-            )
+            known = sorted(values.dropna().unique())
+            columns.append(np.stack([(values == value).to_numpy(float) for value in known], axis=1))
     if not columns:
         raise InputError("The confounds-only baseline has no columns; name some in tasks.<name>.confounds.")
     return Features(np.concatenate(columns, axis=1))
+
+
+def confound_values(people: People, name: str) -> pd.Series:
+    """Return a confound of everyone (n_people,): floats where all values are numbers, else text; missing ones are."""
+    measured = _scan_measure(people, name)
+    if measured is not None:
+        return pd.Series(measured)
+    text = _known_column(people, name)
+    numbers = pd.to_numeric(text, errors="coerce")
+    return numbers.astype(float) if numbers.notna().sum() == text.notna().sum() else text
 
 
 def _known_column(people: People, name: str) -> pd.Series:

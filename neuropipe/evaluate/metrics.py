@@ -9,37 +9,62 @@ or weights that count how often each person was drawn for a bootstrap. Where a v
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy import sparse
-from scipy.stats import rankdata
 
-N_BINS = 15  # of the calibration error, with equal mass
+from neuropipe.evaluate import label_metrics
+from neuropipe.evaluate.calibration import calibration_line
+from neuropipe.evaluate.weighted import N_BINS, divide, mass_bins, weighted_mean
+
 THRESHOLD = 0.5
 UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """Labels and predictions of one test set, as rows that broadcast.
+    """Labels and predictions of one test set, as rows that broadcast; columns are people, or clips.
 
     Attributes
     ----------
     y : ndarray (draws or 1, n)
-        0 or 1, or numbers; of clips, places of labels.
+        0 or 1, or numbers; of several classes and of clips, places of labels.
     prediction : ndarray (draws or 1, n)
-        Scores (larger is more positive) or predicted numbers; of clips, places of labels.
+        Scores (larger is more positive), predicted numbers, or places of predicted labels.
     logit : ndarray (1, n) or None
-        Log odds, where the scores are probabilities.
+        Log odds, calibrated where validation people allow it; None where the scores are no probabilities.
     train_mean : ndarray (1, n)
         Mean of the target over each row's training side.
+    probability : ndarray (draws or 1, n) or (n_labels, n) or None
+        Of the positive class, by `logit`; or of every label.
+    called : ndarray of bool (draws or 1, n) or None
+        Binary: who is called positive; None for a `prediction` of at least `THRESHOLD`.
+    raw : ndarray (draws or 1, n) or None
+        Probabilities before calibration, where they were calibrated.
     """
 
     y: np.ndarray
     prediction: np.ndarray
     logit: np.ndarray | None
     train_mean: np.ndarray
+    probability: np.ndarray | None = None
+    called: np.ndarray | None = None
+    raw: np.ndarray | None = None
+
+    @property
+    def calls(self) -> np.ndarray:
+        """1 for those who are called positive, else 0."""
+        return (self.prediction >= THRESHOLD if self.called is None else self.called).astype(float)
+
+    def take(self, columns: np.ndarray | slice) -> Scored:
+        """Return some people."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Scored(**{name: None if part is None else part[:, columns] for name, part in parts.items()})
+
+    def allows(self, metric: Metric) -> bool:
+        """Return whether a metric can be computed from what is known."""
+        needed = getattr(self, metric.needs) if metric.needs else self.y
+        return needed is not None and (metric.k == 0 or metric.k < len(needed))
 
 
 @dataclass(frozen=True)
@@ -54,12 +79,14 @@ class Metric:
         1 where larger is better, -1 where smaller is, 0 where neither is (no null, no comparison).
     stratified : bool
         The bootstrap keeps the number of each class.
-    probability : bool
-        Needs probabilities.
+    needs : str
+        The attribute of `Scored` without which it cannot be computed.
     null : bool
         Has a permutation null.
     thresholded : bool
-        Uses `THRESHOLD`.
+        Of who is called positive.
+    k : int
+        It says something of more than `k` labels only.
     bounds : tuple of float
         Least and greatest value that the metric can take.
     """
@@ -67,9 +94,10 @@ class Metric:
     compute: Callable[[Scored, np.ndarray], np.ndarray]
     better: int = 1
     stratified: bool = False
-    probability: bool = False
+    needs: str = ""
     null: bool = True
     thresholded: bool = False
+    k: int = 0
     bounds: tuple[float, float] = (-np.inf, np.inf)
 
 
@@ -100,12 +128,6 @@ def _at(values: np.ndarray, position: np.ndarray) -> np.ndarray:
     return np.take_along_axis(np.broadcast_to(values, (len(position), values.shape[1])), position, axis=1)
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divide; NaN where the denominator is not positive."""
-    numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
-
-
 def auroc(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Area under the receiver operating characteristic; ties count half."""
     score, y, weight = _ordered(score, y, weight)
@@ -115,7 +137,7 @@ def auroc(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
     # Negatives strictly below plus half of those at the same score, for every positive.
     upto = np.concatenate([np.zeros((len(below), 1)), below], axis=1)
     middle = (_at(upto, first) + _at(upto, last + 1)) / 2
-    return _divide((positive * middle).sum(axis=1), positive.sum(axis=1) * below[:, -1])
+    return divide((positive * middle).sum(axis=1), positive.sum(axis=1) * below[:, -1])
 
 
 def auprc(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -124,8 +146,8 @@ def auprc(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
     positive = weight * y
     _, last = _run_bounds(score)
     found = np.cumsum(positive, axis=1)
-    precision = _divide(found, np.cumsum(np.broadcast_to(weight, positive.shape), axis=1))
-    return _divide(np.nansum(positive * _at(precision, last), axis=1), found[:, -1])
+    precision = divide(found, np.cumsum(np.broadcast_to(weight, positive.shape), axis=1))
+    return divide(np.nansum(positive * _at(precision, last), axis=1), found[:, -1])
 
 
 def _confusion(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -138,31 +160,25 @@ def _confusion(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> tuple[np
 def balanced_accuracy(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Mean of sensitivity and specificity at the threshold."""
     tp, fn, fp, tn = _confusion(y, score, weight)
-    return (_divide(tp, tp + fn) + _divide(tn, tn + fp)) / 2
+    return (divide(tp, tp + fn) + divide(tn, tn + fp)) / 2
 
 
 def mcc(y: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Matthews' correlation coefficient at the threshold; 0 where everyone is called the same."""
     tp, fn, fp, tn = _confusion(y, score, weight)
     root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    return np.nan_to_num(_divide(tp * tn - fp * fn, root))
-
-
-def _weighted_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    if len(values) == 1:
-        return _divide(weight @ values[0], weight.sum(axis=1))
-    return _divide((weight * values).sum(axis=1), weight.sum(axis=1))
+    return np.nan_to_num(divide(tp * tn - fp * fn, root))
 
 
 def brier(y: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Mean squared difference of probability and outcome."""
-    return _weighted_mean((probability - y) ** 2, weight)
+    return weighted_mean((probability - y) ** 2, weight)
 
 
 def brier_skill(y: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """``1 - Brier / Brier of the test set's prevalence``."""
-    prevalence = _weighted_mean(y, weight)
-    return 1 - _divide(brier(y, probability, weight), prevalence * (1 - prevalence))
+    prevalence = weighted_mean(y, weight)
+    return 1 - divide(brier(y, probability, weight), prevalence * (1 - prevalence))
 
 
 def ece(y: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -170,150 +186,109 @@ def ece(y: np.ndarray, probability: np.ndarray, weight: np.ndarray) -> np.ndarra
 
     Equal probabilities share a bin. The bins are those of the unweighted sample.
     """
-    n = probability.shape[1]
-    bins = ((rankdata(probability, axis=1) - 0.5) / n * N_BINS).astype(int)
+    bins = mass_bins(probability)
     if len(probability) == len(y) == 1:
         gap = np.where(bins[0][:, None] == np.arange(N_BINS), (y - probability)[0][:, None], 0)  # (n, bin)
-        return _divide(np.abs(weight @ gap).sum(axis=1), weight.sum(axis=1))
+        return divide(np.abs(weight @ gap).sum(axis=1), weight.sum(axis=1))
     gap = weight * (y - probability)
     total = sum(np.abs(np.where(bins == b, gap, 0).sum(axis=1)) for b in range(N_BINS))
-    return _divide(total, np.broadcast_to(weight, gap.shape).sum(axis=1))
-
-
-def calibration_line(y: np.ndarray, logit: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return slope and intercept (draws,) of the logistic regression of the outcome on the predicted log odds.
-
-    `y` and `logit` have one row. The line is fitted to the unweighted sample by Newton's method; each
-    row of weights then takes one step from there (the one-step bootstrap of Moulton & Zeger 1991).
-    NaN where the labels are separated or the log odds do not vary.
-    """
-    fitted = _calibration_fit(y[0], logit[0])
-    if fitted is None:
-        return np.full(len(weight), np.nan), np.full(len(weight), np.nan)
-    intercept, slope = (fitted + _newton_step(y[0], logit[0], weight, *fitted)).T
-    return slope, intercept
-
-
-def _newton_step(y: np.ndarray, logit: np.ndarray, weight: np.ndarray, intercept: float, slope: float) -> np.ndarray:
-    """Return Newton's step (draws, 2) of intercept and slope for every row of weights."""
-    p = 1 / (1 + np.exp(-np.clip(intercept + slope * logit, -30, 30)))
-    design = np.stack([np.ones_like(logit), logit], axis=1)
-    gradient = weight @ (design * (y - p)[:, None])  # (draws, 2)
-    h0, h1, h2 = (weight @ np.stack([p * (1 - p) * logit**power for power in range(3)], axis=1)).T
-    determinant = h0 * h2 - h1**2
-    first = _divide(h2 * gradient[:, 0] - h1 * gradient[:, 1], determinant)
-    return np.stack([first, _divide(h0 * gradient[:, 1] - h1 * gradient[:, 0], determinant)], axis=1)
-
-
-def _calibration_fit(y: np.ndarray, logit: np.ndarray) -> np.ndarray | None:
-    """Return intercept and slope; None where there is no finite maximum of the likelihood."""
-    low, high = logit[y == 1], logit[y == 0]
-    if not np.ptp(logit) or not len(low) or not len(high) or low.min() >= high.max() or high.min() >= low.max():
-        return None
-    line, scale = np.zeros(2), logit.std()
-    centred = (logit - logit.mean()) / scale  # so that Newton's steps from zero stay bounded
-    for _ in range(100):
-        step = _newton_step(y, centred, np.ones((1, len(y))), *line)[0]
-        line = line + step
-        if np.abs(step).max() < 1e-10:
-            return np.array([line[0] - line[1] * logit.mean() / scale, line[1] / scale])
-    return None
+    return divide(total, np.broadcast_to(weight, gap.shape).sum(axis=1))
 
 
 def mae(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Mean absolute error, in the target's unit."""
-    return _weighted_mean(np.abs(yhat - y), weight)
+    return weighted_mean(np.abs(yhat - y), weight)
 
 
 def r2(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray, train_mean: np.ndarray) -> np.ndarray:
     """``1 - squared error / squared error of the training side's mean``."""
-    return 1 - _divide(_weighted_mean((yhat - y) ** 2, weight), _weighted_mean((y - train_mean) ** 2, weight))
+    return 1 - divide(weighted_mean((yhat - y) ** 2, weight), weighted_mean((y - train_mean) ** 2, weight))
 
 
 def _moments(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return weighted variance of y, of yhat, and their covariance; centred first, so that nothing cancels."""
     y = y - y.mean(axis=1, keepdims=True)
     yhat = yhat - yhat.mean(axis=1, keepdims=True)
-    mean_y, mean_yhat = _weighted_mean(y, weight), _weighted_mean(yhat, weight)
-    var_y = _weighted_mean(y**2, weight) - mean_y**2
-    var_yhat = _weighted_mean(yhat**2, weight) - mean_yhat**2
-    return var_y, var_yhat, _weighted_mean(y * yhat, weight) - mean_y * mean_yhat
+    mean_y, mean_yhat = weighted_mean(y, weight), weighted_mean(yhat, weight)
+    var_y = weighted_mean(y**2, weight) - mean_y**2
+    var_yhat = weighted_mean(yhat**2, weight) - mean_yhat**2
+    return var_y, var_yhat, weighted_mean(y * yhat, weight) - mean_y * mean_yhat
 
 
 def pearson_r(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Pearson's correlation; NaN where the prediction does not vary."""
     var_y, var_yhat, covariance = _moments(y, yhat, weight)
     flat = np.maximum(var_yhat, 0) <= 1e-20 * np.maximum(var_y, 1e-300)
-    return np.where(flat, np.nan, _divide(covariance, np.sqrt(np.maximum(var_y, 0) * np.maximum(var_yhat, 0))))
+    return np.where(flat, np.nan, divide(covariance, np.sqrt(np.maximum(var_y, 0) * np.maximum(var_yhat, 0))))
 
 
 def age_bias_slope(y: np.ndarray, yhat: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Slope of ``yhat - y`` on ``y``: 0 without bias, -1 for a constant prediction (the age bias of brain age)."""
     var_y, _, covariance = _moments(y, yhat, weight)
-    return _divide(covariance, var_y) - 1
+    return divide(covariance, var_y) - 1
 
 
-def confusion(y: np.ndarray, predicted: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return weighted confusion matrices (draws, n_labels, n_labels): true labels in rows, predicted in columns.
-
-    `y` and `predicted` hold places of labels, from 0.
-    """
-    n_labels = int(max(y.max(), predicted.max())) + 1
-    code = (y * n_labels + predicted).astype(np.int64)
-    if len(code) == 1:
-        n = code.shape[1]
-        cells = sparse.csr_array((np.ones(n), (code[0], np.arange(n))), shape=(n_labels**2, n))
-        return (cells @ weight.T).T.reshape(-1, n_labels, n_labels)
-    flat = (code + np.arange(len(code))[:, None] * n_labels**2).ravel()
-    weights = np.broadcast_to(weight, code.shape).ravel()
-    return np.bincount(flat, weights, len(code) * n_labels**2).reshape(-1, n_labels, n_labels)
-
-
-def accuracy(cells: np.ndarray) -> np.ndarray:
-    """Share of clips whose label is told, from confusion matrices (draws, n_labels, n_labels)."""
-    return _divide(np.trace(cells, axis1=1, axis2=2), cells.sum(axis=(1, 2)))
-
-
-def mean_recall(cells: np.ndarray) -> np.ndarray:
-    """Balanced accuracy: the mean over labels that occur of the share of their clips that is told."""
-    return _mean_known(_divide(np.diagonal(cells, axis1=1, axis2=2), cells.sum(axis=2)))
-
-
-def macro_f1(cells: np.ndarray) -> np.ndarray:
-    """Mean over labels that occur, or are predicted, of the harmonic mean of precision and recall."""
-    hits = np.diagonal(cells, axis1=1, axis2=2)
-    return _mean_known(_divide(2 * hits, cells.sum(axis=1) + cells.sum(axis=2)))
-
-
-def _mean_known(values: np.ndarray) -> np.ndarray:
-    """Mean of each row (draws, n) over its known values."""
-    known = np.isfinite(values)
-    return _divide(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
-
-
-def _of_confusion(score: Callable[[np.ndarray], np.ndarray]) -> Metric:
+def _of_confusion(score: Callable[[np.ndarray], np.ndarray], stratified: bool = False) -> Metric:
     """Return the metric that a function of confusion matrices makes."""
-    return Metric(lambda s, w: score(confusion(s.y, s.prediction, w)), bounds=UNIT)
+
+    def compute(s: Scored, weight: np.ndarray) -> np.ndarray:
+        return score(label_metrics.confusion(s.y, s.prediction, weight))
+
+    return Metric(compute, stratified=stratified, bounds=UNIT)
 
 
-PRIMARY = {"binary": "auroc", "regression": "mae", "decoding": "balanced_accuracy"}
+def _of_shares(compute: Callable[..., np.ndarray], better: int, bounds: tuple[float, float], k: int = 0) -> Metric:
+    """Return the metric that a function of the probabilities of all labels makes; shuffled labels have none."""
+    given = {"k": k} if k else {}
+    return Metric(
+        lambda s, w: compute(s.y, s.probability, w, **given),
+        better=better,
+        needs="probability",
+        null=False,
+        k=k,
+        bounds=bounds,
+    )
+
+
+PRIMARY = {
+    "binary": "auroc",
+    "multiclass": "balanced_accuracy",
+    "regression": "mae",
+    "decoding": "balanced_accuracy",
+}
+SHARES = {
+    "top2_accuracy": _of_shares(label_metrics.top_k, 1, UNIT, k=2),
+    "top3_accuracy": _of_shares(label_metrics.top_k, 1, UNIT, k=3),
+    "brier": _of_shares(label_metrics.brier, -1, (0.0, 2.0)),
+    "ece": _of_shares(label_metrics.ece, -1, UNIT),
+}
 METRICS: dict[str, dict[str, Metric]] = {
     "binary": {
         "auroc": Metric(lambda s, w: auroc(s.y, s.prediction, w), stratified=True, bounds=UNIT),
         "auprc": Metric(lambda s, w: auprc(s.y, s.prediction, w), stratified=True, bounds=UNIT),
         "balanced_accuracy": Metric(
-            lambda s, w: balanced_accuracy(s.y, s.prediction, w), stratified=True, thresholded=True, bounds=UNIT
+            lambda s, w: balanced_accuracy(s.y, s.calls, w), stratified=True, thresholded=True, bounds=UNIT
         ),
-        "mcc": Metric(lambda s, w: mcc(s.y, s.prediction, w), thresholded=True, bounds=SIGNED),
-        "brier": Metric(lambda s, w: brier(s.y, s.prediction, w), better=-1, probability=True, bounds=UNIT),
-        "brier_skill": Metric(lambda s, w: brier_skill(s.y, s.prediction, w), probability=True, bounds=(-np.inf, 1.0)),
-        "ece": Metric(lambda s, w: ece(s.y, s.prediction, w), better=-1, probability=True, null=False, bounds=UNIT),
+        "mcc": Metric(lambda s, w: mcc(s.y, s.calls, w), thresholded=True, bounds=SIGNED),
+        "brier": Metric(lambda s, w: brier(s.y, s.probability, w), better=-1, needs="probability", bounds=UNIT),
+        "brier_skill": Metric(
+            lambda s, w: brier_skill(s.y, s.probability, w), needs="probability", bounds=(-np.inf, 1.0)
+        ),
+        "ece": Metric(lambda s, w: ece(s.y, s.probability, w), better=-1, needs="probability", null=False, bounds=UNIT),
         "calibration_slope": Metric(
-            lambda s, w: calibration_line(s.y, s.logit, w)[0], better=0, probability=True, null=False
+            lambda s, w: calibration_line(s.y, s.logit, w)[0], better=0, needs="logit", null=False
         ),
         "calibration_intercept": Metric(
-            lambda s, w: calibration_line(s.y, s.logit, w)[1], better=0, probability=True, null=False
+            lambda s, w: calibration_line(s.y, s.logit, w)[1], better=0, needs="logit", null=False
         ),
+        "brier_uncalibrated": Metric(lambda s, w: brier(s.y, s.raw, w), better=-1, needs="raw", bounds=UNIT),
+        "ece_uncalibrated": Metric(lambda s, w: ece(s.y, s.raw, w), better=-1, needs="raw", null=False, bounds=UNIT),
+    },
+    "multiclass": {
+        "balanced_accuracy": _of_confusion(label_metrics.mean_recall, stratified=True),
+        "accuracy": _of_confusion(label_metrics.accuracy),
+        "macro_f1": _of_confusion(label_metrics.macro_f1),
+        **SHARES,
     },
     "regression": {
         "mae": Metric(lambda s, w: mae(s.y, s.prediction, w), better=-1, bounds=(0.0, np.inf)),
@@ -322,8 +297,10 @@ METRICS: dict[str, dict[str, Metric]] = {
         "age_bias_slope": Metric(lambda s, w: age_bias_slope(s.y, s.prediction, w), better=0, null=False),
     },
     "decoding": {
-        "balanced_accuracy": _of_confusion(mean_recall),
-        "accuracy": _of_confusion(accuracy),
-        "macro_f1": _of_confusion(macro_f1),
+        "balanced_accuracy": _of_confusion(label_metrics.mean_recall),
+        "accuracy": _of_confusion(label_metrics.accuracy),
+        "macro_f1": _of_confusion(label_metrics.macro_f1),
+        **SHARES,
     },
 }
+CALIBRATED = ("brier", "brier_skill", "ece", "calibration_slope", "calibration_intercept")  # of binary targets

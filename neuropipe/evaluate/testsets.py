@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from neuropipe.errors import InputError
 from neuropipe.evaluate import tables
+from neuropipe.evaluate.calibration import FIXED, Decision, decide
 from neuropipe.evaluate.metrics import METRICS, Metric, Scored
 
 MEAN, POOLED = "mean", "pooled"  # values of `fold` that are no single fold
@@ -35,6 +37,8 @@ class TestSet:
         One row per draw.
     facts : dict
         What a row of metrics says about the run and its people.
+    decisions : tuple of Decision
+        How the scores of each fold in it are read; empty where there is nothing to decide.
     """
 
     name: str
@@ -43,22 +47,21 @@ class TestSet:
     scored: Scored
     null: Scored | None
     facts: dict[str, Any]
+    decisions: tuple[Decision, ...] = ()
 
     @property
-    def binary(self) -> bool:
-        """Whether labels are 0 and 1."""
-        return self.facts["target_type"] == "binary"
+    def classes(self) -> bool:
+        """Whether labels are classes of people."""
+        return self.facts["target_type"] in ("binary", "multiclass")
 
     @property
     def metrics(self) -> dict[str, Metric]:
         """The metrics that these predictions allow."""
         every = METRICS[self.facts["target_type"]]
-        return {
-            name: metric for name, metric in every.items() if self.scored.logit is not None or not metric.probability
-        }
+        return {name: metric for name, metric in every.items() if self.scored.allows(metric)}
 
 
-def test_sets(rows: pd.DataFrame, nulls: pd.DataFrame | None) -> list[TestSet]:
+def test_sets(rows: pd.DataFrame, nulls: pd.DataFrame | None, validation: pd.DataFrame | None = None) -> list[TestSet]:
     """Return the folds of a run and, of several, all of them pooled as the last.
 
     Parameters
@@ -67,49 +70,155 @@ def test_sets(rows: pd.DataFrame, nulls: pd.DataFrame | None) -> list[TestSet]:
         A run's rows of the predictions, test people only.
     nulls : DataFrame or None
         Its rows of the nulls.
+    validation : DataFrame, optional
+        Its rows of the predictions that are of validation people: they settle temperature, bias and threshold.
 
     Raises
     ------
     InputError
         A person is predicted twice in a fold, or the nulls are of other people.
     """
+    answered = read_answer(rows, validation)
+    null = None if nulls is None else _null(answered, nulls)
+    if len(answered.folds) == 1:
+        return [_test_set(MEAN, answered, null, slice(None), answered.decisions)]
+    folds = zip(answered.names, answered.folds, answered.decisions, strict=True)
+    parts = [_test_set(name, answered, null, at, [decision]) for name, at, decision in folds]
+    return [*parts, _test_set(POOLED, answered, null, slice(None), answered.decisions)]
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A run's test people as arrays.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        Of the predictions, in order of fold and person.
+    names : list of str
+        Of folds, in that order.
+    folds : list of int ndarray
+        Rows of each fold.
+    decisions : list of Decision
+        One per fold.
+    scored : Scored
+        All rows.
+    """
+
+    rows: pd.DataFrame
+    names: list[str]
+    folds: list[np.ndarray]
+    decisions: list[Decision]
+    scored: Scored
+
+
+def read_answer(rows: pd.DataFrame, validation: pd.DataFrame | None = None) -> Answered:
+    """Return a run's predictions of test people, read as its validation people suggest; see `test_sets`."""
     rows = rows.sort_values(KEYS, ignore_index=True)
-    run_id = rows["run_id"].iloc[0]
     if (twice := rows[rows.duplicated(KEYS)]).size:
         named = ", ".join(twice["participant_id"].unique()[:5])
-        raise InputError(f"The predictions of {run_id} name {named} more than once in a fold; give each file once.")
-    draws = None if nulls is None else _draws(rows, nulls, run_id)
-    folds = list(rows.groupby(["repeat", "fold"], sort=False).indices.items())
-    if len(folds) == 1:
-        return [_test_set(MEAN, rows, draws)]
-    parts = [_test_set(fold, rows.iloc[at], None if draws is None else draws[:, :, at]) for (_, fold), at in folds]
-    return [*parts, _test_set(POOLED, rows, draws)]
+        raise InputError(
+            f"The predictions of {rows['run_id'].iloc[0]} name {named} more than once in a fold; give each file once."
+        )
+    kind = rows["target_type"].iloc[0]
+    folds = rows.groupby(["repeat", "fold"], sort=False).indices
+    decisions = [_decision(validation, *fold) if kind == "binary" else Decision() for fold in folds]
+    y, mean = rows["y"].to_numpy(float)[None], rows["train_mean"].to_numpy(float)[None]
+    if kind == "binary":
+        scored = _binary(rows, y, mean, list(folds.values()), decisions)
+    else:
+        scored = Scored(y, rows["yhat"].to_numpy(float)[None], None, mean, _shares(rows))
+    return Answered(rows, [fold for _, fold in folds], list(folds.values()), decisions, scored)
 
 
-def _draws(rows: pd.DataFrame, nulls: pd.DataFrame, run_id: str) -> np.ndarray:
+def _decision(validation: pd.DataFrame | None, repeat: int, fold: str) -> Decision:
+    """Return what a fold's validation people settle."""
+    if validation is None:
+        return Decision()
+    own = validation[(validation["repeat"] == repeat) & (validation["fold"] == fold)].sort_values(KEYS)
+    y, score, logit = (own[column].to_numpy(float) for column in ("y", "score", "logit"))
+    return decide(y, score, logit if np.isfinite(logit).all() else None) if len(own) else Decision()
+
+
+def _binary(
+    rows: pd.DataFrame, y: np.ndarray, mean: np.ndarray, folds: list[np.ndarray], decisions: list[Decision]
+) -> Scored:
+    """Return scores of a binary target with calibrated probabilities and calls, fold by fold."""
+    score, logit = rows["score"].to_numpy(float), rows["logit"].to_numpy(float)
+    known = bool(np.isfinite(logit).all())
+    calibrated, called = logit.copy(), np.zeros(len(rows), dtype=bool)
+    for at, decision in zip(folds, decisions, strict=True):
+        calibrated[at] = decision.log_odds(logit[at])
+        judged = expit(calibrated[at]) if decision.calibrates else score[at]
+        called[at] = judged >= decision.threshold
+    if not known:
+        return Scored(y, score[None], None, mean, called=called[None])
+    raw = expit(logit)[None] if any(decision.calibrates for decision in decisions) else None
+    return Scored(y, score[None], calibrated[None], mean, expit(calibrated)[None], called[None], raw)
+
+
+def _shares(rows: pd.DataFrame) -> np.ndarray | None:
+    """Return the probabilities of all labels (n_labels, n); None where a row has none.
+
+    Raises
+    ------
+    InputError
+        Rows have probabilities of different numbers of labels.
+    """
+    if "probability" not in rows or (given := rows["probability"]).isna().any():
+        return None
+    if len(counts := sorted({len(shares) for shares in given})) > 1:
+        raise InputError(
+            f"The predictions of {rows['run_id'].iloc[0]} give probabilities of {counts[0]} labels in one row and "
+            f"{counts[-1]} in another; give each row one of every label."
+        )
+    return np.stack(given.to_list(), axis=1).astype(float)
+
+
+def _draws(rows: pd.DataFrame, nulls: pd.DataFrame) -> np.ndarray:
     """Return permuted labels and their predictions, (2, draws, n), in the order of `rows`."""
     nulls = rows[KEYS].merge(nulls, on=KEYS, how="left")
     if nulls["prediction"].isna().any():
-        raise InputError(f"The nulls of {run_id} do not cover its test people; give predictions and nulls of one run.")
+        raise InputError(
+            f"The nulls of {rows['run_id'].iloc[0]} do not cover its test people; give predictions and nulls of one "
+            "run."
+        )
     return np.stack([np.stack(nulls[column].to_list(), axis=1) for column in ("y", "prediction")]).astype(float)
 
 
-def _test_set(name: str, rows: pd.DataFrame, draws: np.ndarray | None) -> TestSet:
-    regression = rows["target_type"].iloc[0] == "regression"
-    prediction = rows["yhat" if regression else "score"].to_numpy(float)
-    logit = rows["logit"].to_numpy(float)
-    mean = rows["train_mean"].to_numpy(float)[None]
-    known = bool(np.isfinite(logit).all())
-    null = None
-    if draws is not None:  # a readout that gives log odds has a null of log odds
-        null = Scored(draws[0], 1 / (1 + np.exp(-draws[1])) if known else draws[1], draws[1] if known else None, mean)
+def _null(answered: Answered, nulls: pd.DataFrame) -> Scored:
+    """Return permuted labels and what readouts that learned them predict, all rows of a run.
+
+    A readout that gives log odds has a null of log odds. A null of calibrated probabilities there is none: its
+    readouts have no validation people. Where validation people chose the threshold, every draw calls as many people
+    of a fold positive as the run does, so that labels alone decide who is right.
+    """
+    scored, (labels, prediction) = answered.scored, _draws(answered.rows, nulls)
+    if answered.rows["target_type"].iloc[0] != "binary":
+        return Scored(labels, prediction, None, scored.train_mean)
+    logit = None if scored.logit is None else prediction
+    score = prediction if logit is None else expit(logit)
+    called = score >= Decision().threshold
+    for at, decision in zip(answered.folds, answered.decisions, strict=True):
+        if decision.source != FIXED:
+            rank = np.argsort(np.argsort(-score[:, at], axis=1, kind="stable"), axis=1)
+            called[:, at] = rank < scored.calls[0, at].sum()
+    probability = score if scored.raw is None and logit is not None else None
+    return Scored(labels, score, logit, scored.train_mean, probability, called, None if scored.raw is None else score)
+
+
+def _test_set(
+    name: str, answered: Answered, null: Scored | None, at: np.ndarray | slice, decisions: list[Decision]
+) -> TestSet:
+    rows = answered.rows.iloc[at]
     return TestSet(
         name=name,
         people=tuple(rows["fold"] + "/" + rows["dataset"] + "/" + rows["participant_id"]),
         units=pd.factorize(rows["person"])[0],
-        scored=Scored(rows["y"].to_numpy(float)[None], prediction[None], logit[None] if known else None, mean),
-        null=null,
-        facts=_facts(rows) | {"fold": name},
+        scored=answered.scored.take(at),
+        null=None if null is None else null.take(at),
+        facts=facts_of(rows) | {"fold": name},
+        decisions=tuple(decisions),
     )
 
 
@@ -161,13 +270,13 @@ def _clip_set(name: str, rows: pd.DataFrame, draws: np.ndarray) -> TestSet:
         name=name,
         people=tuple(rows["fold"] + "/" + rows["clip"]),
         units=pd.factorize(rows["person"])[0],
-        scored=Scored(y, predicted, None, unknown),
+        scored=Scored(y, predicted, None, unknown, _shares(rows)),
         null=Scored(draws, predicted, None, unknown) if len(draws) else None,
-        facts=_facts(rows) | {"fold": name, "n_test": rows["person"].nunique()},
+        facts=facts_of(rows) | {"fold": name, "n_test": rows["person"].nunique()},
     )
 
 
-def _facts(rows: pd.DataFrame) -> dict[str, Any]:
+def facts_of(rows: pd.DataFrame) -> dict[str, Any]:
     """Return what the metrics of these rows say besides values: of whom, by what, how many."""
     folds = rows.drop_duplicates(["repeat", "fold"])
     checkpoints, repeats = rows["checkpoint_sha256"].unique(), rows["repeat"].unique()

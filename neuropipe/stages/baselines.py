@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddings: list[Path], output: Path) -> None:
     """Write ``predictions.parquet``, ``nulls.parquet``, ``choices.parquet``, ``costs.parquet`` and ``excluded.tsv``.
 
-    Beside them lies what features show besides the target, see `evaluate.looks`.
+    Beside them lies what features show besides the target, see `evaluate.looks`, and
+    ``confounds.parquet``, where the task names confounds.
     """
     from neuropipe.evaluate import answers, systems
     from neuropipe.evaluate.looks import looks_of
@@ -57,3 +58,4 @@ def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddi
             log.info("baselines %s: %s", task, name)
         looks.write(output)
         answers.write("baselines", posed, Answer.join(parts), output)
+        answers.write_confounds(posed, output / "confounds.parquet")

@@ -41,9 +41,11 @@ def run(
 ) -> None:
     """Write ``metrics.parquet``, ``metrics.csv`` and, beside them, joined predictions, nulls, costs, ``leakage.json``.
 
+    ``breakdown.parquet`` (sites, sexes) and ``net_benefit.parquet`` (decision curves) follow from the predictions;
+    how they depend on confounds, from ``confounds.parquet`` where that lies beside them.
     Of clips, ``decoding.parquet`` and ``efficiency.parquet`` are joined where any are given. Given the joined
-    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet`` and its sidecar
-    ``metrics.json`` are written, and the metrics are the same as the first time.
+    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only what follows from them is written, with
+    the sidecar ``metrics.json``, and it is the same as the first time.
 
     Raises
     ------
@@ -53,6 +55,8 @@ def run(
     import pandas as pd
 
     from neuropipe.evaluate import leakage, shown, tables
+    from neuropipe.evaluate.breakdown import breakdown
+    from neuropipe.evaluate.decision_curve import decision_curves
     from neuropipe.evaluate.summary import summarise
 
     decoding = decoding or []
@@ -65,6 +69,8 @@ def run(
     decoded = tables.read(decoding, tables.DECODING, "predictions of clips")
     settings = _draws(config, predicted.attrs | decoded.attrs, given[0])
     predicted.attrs = decoded.attrs = settings
+    known = sorted({path for part in predictions if (path := part.with_name("confounds.parquet")).is_file()})
+    confounds = tables.read(known, tables.CONFOUNDS, "confounds")
     metrics = summarise(
         predicted,
         permuted,
@@ -72,10 +78,13 @@ def run(
         seed=settings["seed"],
         decoded=decoded,
         permutations=settings["permutations"],
+        confounds=confounds,
     )
     beside = {name: shown.read(predictions, name, columns) for name, columns in shown.FILES.items()}
     rest = shown.metrics(beside, draws=settings["bootstrap"], seed=settings["seed"])
     metrics = pd.concat([metrics, rest], ignore_index=True) if len(rest) else metrics
+    groups = breakdown(predicted, draws=settings["bootstrap"], seed=settings["seed"])
+    curves = decision_curves(predicted)
     everyone = [table[AUDITED] for table in (predicted, decoded) if len(table)]
     people = pd.concat(everyone, ignore_index=True).drop_duplicates()
     frozen = {folder.name: pd.read_parquet(folder / "splits.parquet") for folder in splits or []}
@@ -85,14 +94,17 @@ def run(
     audit += leakage.shuffled_labels(predicted, permuted) + leakage.sites(metrics)
     for failed in (check for check in audit if not check["passed"]):
         log.warning("leakage audit: %(check)s FAILED for %(where)s: found %(value)s", failed)
-    inputs = {_inside(path, output.parent): sha256(path) for path in (*given, *nulls)}
+    inputs = {_inside(path, output.parent): sha256(path) for path in (*given, *nulls, *known)}
     sidecar = describe("evaluate", inputs=inputs, settings=settings, packages=("numpy", "scipy", "pandas", "pyarrow"))
     with lock(output.parent / ".lock-evaluate"):
         tables.write(output, metrics, tables.METRICS)
+        tables.write(output.with_name("breakdown.parquet"), groups, tables.BREAKDOWN)
+        tables.write(output.with_name("net_benefit.parquet"), curves, tables.NET_BENEFIT)
         write_json(output.with_suffix(".json"), sidecar)
         write_text(output.with_suffix(".csv"), tables.to_csv(metrics))
         if output.parent.resolve() not in {path.parent.resolve() for path in given}:
             costs = [path.with_name("costs.parquet") for path in given]
+            tables.write(output.with_name("confounds.parquet"), confounds, tables.CONFOUNDS)
             tables.write(output.with_name("predictions.parquet"), predicted, tables.PREDICTIONS)
             tables.write(output.with_name("nulls.parquet"), permuted, tables.NULLS)
             tables.write(output.with_name("costs.parquet"), tables.read(costs, tables.COSTS, "costs"), tables.COSTS)

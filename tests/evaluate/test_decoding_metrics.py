@@ -12,7 +12,8 @@ from sklearn import metrics as sk
 
 from neuropipe.errors import InputError
 from neuropipe.evaluate import tables
-from neuropipe.evaluate.metrics import METRICS, Scored, confusion
+from neuropipe.evaluate.label_metrics import confusion
+from neuropipe.evaluate.metrics import METRICS, Scored
 from neuropipe.evaluate.summary import summarise
 from neuropipe.evaluate.testsets import clip_sets
 

@@ -172,18 +172,41 @@ def test_separated_or_constant_log_odds_have_no_calibration_line(logit):
     assert np.isnan(intercept).all()
 
 
+def scored(kind: str) -> Scored:
+    """Sixty people or clips with everything that metrics may ask for."""
+    if kind == "regression":
+        y, prediction = numbers(60)
+        return Scored(y[None], prediction[None], None, np.full((1, 60), y.mean()))
+    if kind == "binary":
+        y, probability = classes()
+        logit = np.log(probability / (1 - probability))[None]
+        return Scored(
+            y[None], probability[None], logit, np.full((1, 60), y.mean()), probability[None], None, probability[None]
+        )
+    shares = RNG.dirichlet(np.ones(4), 60).T
+    return Scored(RNG.integers(0, 4, (1, 60)), shares.argmax(axis=0)[None], None, np.zeros((1, 60)), shares)
+
+
 @pytest.mark.parametrize("kind", METRICS)
 def test_every_listed_metric_gives_one_value_per_draw(kind):
-    if kind == "decoding":
-        y, prediction = RNG.integers(0, 4, (2, 60)).astype(float)
-    else:
-        y, prediction = classes() if kind == "binary" else numbers(60)
-    logit = np.log(prediction / (1 - prediction))[None] if kind == "binary" else None
-    scored = Scored(y[None], prediction[None], logit, np.full((1, 60), y.mean()))
+    whole = scored(kind)
     weight = RNG.integers(1, 3, (5, 60)).astype(np.float32)
     for name, metric in METRICS[kind].items():
-        found = metric.compute(scored, weight)
+        assert whole.allows(metric), name
+        found = metric.compute(whole, weight)
         assert found.shape == (5,), name
         assert np.isfinite(found).all(), name
         assert (found >= metric.bounds[0]).all(), name
         assert (found <= metric.bounds[1]).all(), name
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_some_of_the_people_are_judged_as_they_alone_would_be(kind):
+    whole = scored(kind)
+    some = np.flatnonzero(RNG.random(60) < 0.7)
+    inside = np.isin(np.arange(60), some).astype(float)[None]
+    once = np.ones((1, len(some)))
+    for name, metric in METRICS[kind].items():
+        if "ece" not in name and "calibration" not in name:  # whose bins and start are those of the whole sample
+            alone = metric.compute(whole.take(some), once)
+            np.testing.assert_allclose(alone, metric.compute(whole, inside), err_msg=name)

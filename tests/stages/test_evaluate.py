@@ -64,20 +64,44 @@ def test_the_planted_truth_is_told(judged):
 
 
 def test_predictions_alone_give_the_identical_metrics(judged, tmp_path):
-    for name in ("predictions.parquet", "nulls.parquet", "sites.parquet", "familiarity.parquet"):
+    given = [f"{name}.parquet" for name in ("confounds", "familiarity", "nulls", "predictions", "sites")]
+    for name in given:
         shutil.copy(judged / name, tmp_path)
     evaluate.run(predictions=[tmp_path / "predictions.parquet"])
-    assert (tmp_path / "metrics.parquet").read_bytes() == (judged / "metrics.parquet").read_bytes()
-    assert (tmp_path / "metrics.csv").read_bytes() == (judged / "metrics.csv").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "familiarity.parquet",
-        "metrics.csv",
-        "metrics.json",
-        "metrics.parquet",
-        "nulls.parquet",
-        "predictions.parquet",
-        "sites.parquet",
-    ]
+    made = ["breakdown.parquet", "metrics.csv", "metrics.parquet", "net_benefit.parquet"]
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (judged / name).read_bytes(), name
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*given, *made, "metrics.json"])
+
+
+def test_without_confounds_everything_else_is_the_same(judged, tmp_path):
+    for name in ("familiarity", "nulls", "predictions", "sites"):
+        shutil.copy(judged / f"{name}.parquet", tmp_path)
+    evaluate.run(predictions=[tmp_path / "predictions.parquet"])
+    whole, found = (pd.read_parquet(folder / "metrics.parquet") for folder in (judged, tmp_path))
+    rest = whole[~whole["metric"].str.startswith("dependence_")]
+    pd.testing.assert_frame_equal(found, rest.reset_index(drop=True))
+    assert len(rest) < len(whole)
+
+
+def test_confounds_sites_and_decisions_are_broken_down(judged):
+    metrics, groups = (pd.read_parquet(judged / f"{name}.parquet") for name in ("metrics", "breakdown"))
+    names = metrics.loc[metrics["metric"].str.startswith("dependence_"), ["task", "metric"]].drop_duplicates()
+    found = names.groupby("task")["metric"].agg(lambda part: sorted(name.removeprefix("dependence_") for name in part))
+    assert found.to_dict() == {
+        "age": ["duration_s", "mean_fd", "sex"],
+        "diagnosis": ["age", "duration_s", "mean_fd", "sex", "site"],
+        "diagnosis-sites": ["duration_s", "sex"],
+    }
+    assert set(groups.loc[groups["column"] == "site", "group"]) == {"A", "B", "C"}
+    own = groups[(groups["run_id"] == "diagnosis-sites_fc_ridge") & (groups["column"] == "site")].set_index("group")
+    folds = metrics[(metrics["run_id"] == "diagnosis-sites_fc_ridge") & (metrics["metric"] == "auroc")]
+    folds = folds.set_index("fold")["value"]
+    assert own["value"].to_dict() == pytest.approx(folds[["A", "B", "C"]].to_dict())
+    assert own["n"].sum() == 60
+    curves = pd.read_parquet(judged / "net_benefit.parquet")
+    assert curves.groupby("run_id").size().unique().tolist() == [99]
+    assert set(curves["readout"]) == {"logistic", "baseline"}  # ridge gives no probabilities
 
 
 def test_the_joined_tables_hold_every_part(judged):
@@ -110,7 +134,7 @@ def test_the_sidecar_says_what_the_metrics_were_made_from(judged):
     assert about["Settings"] == {"bootstrap": 200, "permutations": 60, "seed": 3}
     part = judged / "tasks/age/probe/nulls.parquet"
     assert about["Inputs"]["tasks/age/probe/nulls.parquet"] == hashlib.sha256(part.read_bytes()).hexdigest()
-    assert len(about["Inputs"]) == 4 * len(TASKS)
+    assert len(about["Inputs"]) == 5 * len(TASKS)
 
 
 def test_predictions_of_another_split_are_refused(judged, tmp_path):
