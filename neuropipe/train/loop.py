@@ -133,6 +133,7 @@ def train(
             done = step + 1
             if watch is not None:
                 watch.look(done)
+            stop = stop or (notice.given and group.size == 1)  # others are told in the next step
             last = done == settings.n_steps or (watch is not None and watch.stopped)
             if done % settings.log_every == 0 or last:
                 n_samples = len(window) * batch.n_people
