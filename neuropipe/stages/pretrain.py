@@ -98,7 +98,8 @@ def _train(
     form = {"labels": config.labels(), "slices": slicing, "mixture": chosen.train.mixture}
     learners, held = _sides(run, datasets, chosen.train.validation, facts["same_people"], seed)
     source = open_source(datasets, learners, *place, **form)
-    settings, data = chosen.model_dump(mode="json", exclude={"finetune"}), _data_hash(source)
+    left_out = {"finetune": True, "train": {"needs_gpu"}}  # they decide no weight
+    settings, data = chosen.model_dump(mode="json", exclude=left_out), _data_hash(source)
     identity = hash_json([STAGE_VERSIONS["pretrain"], settings, data, seed])
     folder = root / run.folder
     if group.agreed(_is_done(folder, identity)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,5 +151,5 @@ def launch(n_processes: int, arguments: Sequence[str]) -> None:
         )
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
     line += ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "-m", "neuropipe", *arguments]
-    print(" ".join(line), file=sys.stderr, flush=True)
+    log.info("%s", shlex.join(line))
     os.execv(sys.executable, line)
