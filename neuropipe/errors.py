@@ -6,7 +6,8 @@ NeuropipeError            exit code 2, one clear line, no traceback unless --deb
 │   └── AtlasError        an atlas is unknown, unfetched, altered or in another space
 ├── SplitError            a split cannot be made, or leaks
 ├── CheckpointError       weights do not fit the model, or were made for other regions
-└── LockedError           another process is writing the same product
+├── LockedError           another process is writing the same product
+└── Interrupted           asked to stop by a signal; what was done is saved (exit code 75: run it again)
 RunExcluded               one run cannot be used: it is written to ``excluded.tsv`` and the others go on
 """
 
@@ -43,6 +44,12 @@ class CheckpointError(NeuropipeError):
 
 class LockedError(NeuropipeError):
     """Another live process holds the product that this one wants to write."""
+
+
+class Interrupted(NeuropipeError):
+    """The process was asked to stop by a signal, and saved its work; the same command goes on from there."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class RunExcluded(Exception):

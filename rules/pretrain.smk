@@ -28,7 +28,7 @@ rule pretrain:
         splits=lambda wc: graph.split_folders(graph.config.judging_splits(wc.recipe)),
     shell:
         "neuropipe pretrain --config {params.config:q} --recipe {wildcards.recipe:q} --seed {wildcards.seed} --threads {threads}"
-        " --shards {params.shards:q} --splits {params.splits:q} --output {output.receipt:q} > {log:q} 2>&1"
+        " --gpus {resources.gpu} --shards {params.shards:q} --splits {params.splits:q} --output {output.receipt:q} > {log:q} 2>&1"
 
 
 rule embed:

@@ -12,6 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from neuropipe.data import chance
+
 # Ranges of the share that is drawn per clip; index = level - 1.
 REGION_SHARE = ((0.0, 0.1), (0.1, 0.3), (0.25, 0.5))
 TIME_SHARE = ((0.0, 0.3), (0.2, 0.4), (0.3, 0.6))
@@ -68,11 +70,10 @@ def apply(series: Tensor, draws: Draws) -> Tensor:
 def draw(shape: tuple[int, int, int], levels: Levels, generator: torch.Generator) -> Draws:
     """Draw for clips of `shape` (batch, time, region), each clip on its own, on the generator's device."""
     batch, time, region = shape
-    device = generator.device
 
     def uniform(interval: tuple[float, float], *size: int) -> Tensor:
         low, high = interval
-        return low + (high - low) * torch.rand(size, generator=generator, device=device)
+        return low + (high - low) * chance.rand(size, generator)
 
     drop_region = drop_time = scale = noise = None
     if levels.spatial:
@@ -84,13 +85,13 @@ def draw(shape: tuple[int, int, int], levels: Levels, generator: torch.Generator
     if levels.scale:
         scale = uniform(SCALE[levels.scale - 1], batch)
     if levels.noise:
-        noise = NOISE_SD[levels.noise - 1] * torch.randn(shape, generator=generator, device=device)
+        noise = NOISE_SD[levels.noise - 1] * chance.randn(shape, generator)
     return Draws(drop_region, drop_time, scale, noise)
 
 
 def random_ranks(batch: int, n: int, generator: torch.Generator) -> Tensor:
     """Return a random permutation of 0..n-1 in each row, int64 (batch, n)."""
-    return torch.rand(batch, n, generator=generator, device=generator.device).argsort(dim=1).argsort(dim=1)
+    return chance.rand((batch, n), generator).argsort(dim=1).argsort(dim=1)
 
 
 def random_block(length: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -98,7 +99,7 @@ def random_block(length: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
     The start is uniform over all places where the block fits.
     """
-    share = torch.rand(length.shape[0], generator=generator, device=generator.device)
+    share = chance.rand(length.shape, generator)
     start = (share * (n - length + 1)).floor().clamp(max=n - length)
     position = torch.arange(n, device=generator.device)
     return (position >= start[:, None]) & (position < (start + length)[:, None])

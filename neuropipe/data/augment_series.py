@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from neuropipe.data import chance
 from neuropipe.data.augment import random_block
 
 
@@ -67,7 +68,7 @@ def noise(like: Tensor, t_r: Tensor, band_hz: tuple[float, float] | None, genera
 
     A clip that is too short to have a frequency in the band gets none.
     """
-    white = torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+    white = chance.randn(like.shape, generator, dtype=like.dtype)
     if band_hz is None:
         return white
     frequency = frequencies(like.shape[1], t_r)
@@ -104,4 +105,4 @@ def frequencies(n_samples: int, t_r: Tensor) -> Tensor:
 
 
 def _uniform(like: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype)
+    return chance.rand(shape, generator, dtype=like.dtype)

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuropipe.data import chance
+
 EPS = 1e-8  # added to the standard deviation, as in y-Aware
 SPATIAL = (-3, -2, -1)
 AXES = {"x": -3, "y": -2, "z": -1}
@@ -79,6 +81,8 @@ class Draws:
     angles_deg : tuple of float
         Rotation about x, y, z.
     blur_sigma_voxels, noise_sd : float
+    noise_seed : int
+        Of the noise, so that no view's depends on who else has any.
     cutout, crop : tuple of slice
         Boxes of the three spatial axes.
     """
@@ -87,16 +91,17 @@ class Draws:
     angles_deg: tuple[float, ...] | None = None
     blur_sigma_voxels: float | None = None
     noise_sd: float | None = None
+    noise_seed: int = 0
     cutout: Box | None = None
     crop: Box | None = None
 
 
-N_NUMBERS = 18  # uniform numbers that one view consumes
+N_NUMBERS = 19  # uniform numbers that one view consumes
 
 
 def draw(policy: Policy, shape: Sequence[int], n: int, generator: torch.Generator) -> list[Draws]:
     """Draw for `n` views of spatial `shape`, each on its own; waits for the device once."""
-    numbers = torch.rand(n, N_NUMBERS, generator=generator, device=generator.device).tolist()
+    numbers = chance.rand((n, N_NUMBERS), generator).tolist()
     return [_draws(policy, tuple(shape), row) for row in numbers]
 
 
@@ -107,13 +112,14 @@ def _draws(policy: Policy, shape: tuple[int, ...], numbers: list[float]) -> Draw
     axes, most = policy.flip_axes, policy.rotation_deg
     boxes = [
         random_box(shape, box_size(shape, share), at)
-        for share, at in ((policy.cutout_share, numbers[12:15]), (policy.crop_share, numbers[15:]))
+        for share, at in ((policy.cutout_share, numbers[12:15]), (policy.crop_share, numbers[15:18]))
     ]
     return Draws(
         flip=AXES[axes[int(which * len(axes))]] if flip < policy.flip else None,
         angles_deg=tuple(most * (2 * u - 1) for u in angles) if rotation < policy.rotation else None,
         blur_sigma_voxels=_between(policy.blur_sigma_voxels, sigma) if blur < policy.blur else None,
         noise_sd=_between(policy.noise_sd, sd) if noise < policy.noise else None,
+        noise_seed=int(numbers[18] * 2**24),
         cutout=boxes[0] if cut < policy.cutout else None,
         crop=boxes[1] if crop < policy.crop else None,
     )
@@ -134,8 +140,8 @@ def random_box(shape: Sequence[int], size: Sequence[int], numbers: Sequence[floa
     return tuple(slice(start, start + s) for start, s in zip(starts, size, strict=True))
 
 
-def apply(volume: Tensor, draws: Draws, generator: torch.Generator) -> Tensor:
-    """Return a z-scored `volume` (channel, x, y, z) augmented, or itself; `generator` draws the noise."""
+def apply(volume: Tensor, draws: Draws) -> Tensor:
+    """Return a z-scored `volume` (channel, x, y, z) augmented, or itself."""
     if draws.flip is not None:
         volume = volume.flip(draws.flip)
     if draws.angles_deg is not None:
@@ -143,6 +149,7 @@ def apply(volume: Tensor, draws: Draws, generator: torch.Generator) -> Tensor:
     if draws.blur_sigma_voxels is not None:
         volume = blur(volume, draws.blur_sigma_voxels)
     if draws.noise_sd is not None:
+        generator = torch.Generator(device=volume.device).manual_seed(draws.noise_seed)
         field = torch.empty_like(volume).normal_(std=draws.noise_sd, generator=generator)
         volume = field.add_(volume)
     if draws.cutout is not None:
@@ -163,7 +170,7 @@ def views(volumes: Tensor, policy: Policy, n_views: int, generator: torch.Genera
     n = len(volumes)
     out = volumes.new_empty(n_views * n, *volumes.shape[1:])
     for i, draws in enumerate(draw(policy, volumes.shape[2:], n_views * n, generator)):
-        out[i] = apply(volumes[i % n], draws, generator)
+        out[i] = apply(volumes[i % n], draws)
     return out
 
 

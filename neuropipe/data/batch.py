@@ -38,6 +38,8 @@ class Batch:
         with -1, where unknown.
     n_views : int
         Rows per person in this batch.
+    whole : Batch, optional
+        The batch that these people were taken from, where it was cut in pieces.
     """
 
     person: Tensor
@@ -51,6 +53,7 @@ class Batch:
     image: Tensor | None = None
     labels: dict[str, Tensor] = field(default_factory=dict)
     n_views: int = 1
+    whole: Batch | None = None
 
     def __len__(self) -> int:
         """Return the number of rows, all views counted."""
@@ -82,6 +85,11 @@ class Batch:
     def rows(self, chosen: Tensor) -> Batch:
         """Return the rows `chosen` (int64, on the batch's device) of every tensor."""
         return self._each(lambda tensor: tensor[chosen])
+
+    def people(self, mine: slice) -> Batch:
+        """Return the rows of some people, all views of each; it remembers the whole."""
+        cut = self._each(lambda tensor: tensor.unflatten(0, (self.n_views, -1))[:, mine].flatten(0, 1))
+        return replace(cut, whole=self)
 
     def _each(self, change) -> Batch:
         own = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuropipe.data import chance
 from neuropipe.volumes import pictures
 
 EPS = 1e-8  # added to the standard deviation
@@ -78,7 +79,7 @@ def augment(images: Tensor, flip: float, crop_area: Sequence[float], generator: 
     generator : torch.Generator
         On the device of `images`.
     """
-    coin, area, *place = torch.rand(4, len(images), generator=generator, device=images.device)
+    coin, area, *place = chance.rand((4, len(images)), generator, axis=1)
     edge = (crop_area[0] + (crop_area[1] - crop_area[0]) * area).sqrt()
     shift_row, shift_column = ((1 - edge) * (2 * u - 1) for u in place)  # in halves of the image
     mirror = torch.where(coin < flip, -edge, edge)

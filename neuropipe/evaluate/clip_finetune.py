@@ -177,7 +177,12 @@ class ClipTuner:
         def loss_of(batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
             output = network(batch, generator)
             with torch.autocast(output.device.type, enabled=False):
-                return {"loss": F.cross_entropy(output.float(), batch.labels[LABEL], device_weight)}
+                loss = F.cross_entropy(output.float(), batch.labels[LABEL], device_weight)
+            return (
+                {"loss": loss}
+                if device_weight is None
+                else {"loss": loss, "weight": device_weight[batch.labels[LABEL]].sum()}
+            )
 
         what = f"{trials.question.target.task} {folder.parent.name}/{folder.name}"
         places = {"folder": folder / "checkpoints", "identity": identity, "what": what}

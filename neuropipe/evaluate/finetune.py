@@ -218,6 +218,7 @@ class Tuner:
         }
         training = {"pretrained_sha256": start.origin, "seed": self.seed, "split": question.split, "fold": fold.name}
         training |= {"n_train": len(parts.train), "n_validation": len(parts.validation), "prior": objective.mean}
+        training |= {"accumulate": int(rows[-1].get("accumulate", settings.accumulate))}
         training |= {"settings": settings.model_dump(mode="json"), **watch.best_row}
         finetuned.save(
             folder,

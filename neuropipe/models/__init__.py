@@ -9,7 +9,7 @@ from types import ModuleType
 
 from neuropipe.errors import ConfigError
 
-SHARED = {"__init__", "base", "embedder", "layers", "network", "resnet1d"}
+SHARED = {"__init__", "base", "embedder", "layers", "network", "resnet1d", "together"}
 
 
 def names() -> list[str]:

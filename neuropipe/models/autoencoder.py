@@ -193,7 +193,8 @@ class Model(nn.Module):
         predicted = self.write(window, lengths, forced, generator)
         counted = measured(window.attend, window.region)
         loss = mean_error(predicted, window.series, counted)
-        return {"loss": loss, "zero_error": mean_error(torch.zeros_like(predicted), window.series, counted)}
+        zero = mean_error(torch.zeros_like(predicted), window.series, counted)
+        return {"loss": loss, "zero_error": zero, "weight": counted.expand_as(predicted).sum()}
 
     def reconstruct(self, batch: Batch, generator: torch.Generator) -> Reconstruction:
         """Return windows as they are written from their vectors alone, for judging them: nothing is dropped."""

@@ -25,12 +25,15 @@ class ClipSpec:
         Clips drawn from one recording per training sample.
     starts : {"uniform", "regular"}
         Each start drawn on its own from all possible ones, or evenly spaced over the recording.
+    n_copies : int
+        Augmented copies of every row that the loss makes, one after the other.
     """
 
     content: ClassVar[str] = "series"
     n_samples: int
     n_views: int = 1
     starts: Literal["uniform", "regular"] = "uniform"
+    n_copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,15 @@ class VolumeSpec:
     shape : tuple of int, optional
         The only size (x, y, z) that it accepts; None where any will do.
     n_views : int
-        Scans of one person per training sample; augmented copies of one scan are made in the loss.
+        Scans of one person per training sample.
+    n_copies : int
+        Augmented copies of every scan that the loss makes, one after the other.
     """
 
     content: ClassVar[str] = "volume"
     shape: tuple[int, int, int] | None = None
     n_views: int = 1
+    n_copies: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class ImageSpec:
     content: ClassVar[str] = "image"
     shape: tuple[int, int] | None = None
     n_views: int = 1
+    n_copies: int = 1
 
 
 Spec = ClipSpec | VolumeSpec | ImageSpec  # `content` names the field of `Batch` that is filled
@@ -86,7 +93,12 @@ class Family(Protocol):
     """
 
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
-        """Return ``"loss"`` and its named parts; `progress` runs from 0 to 1 over training."""
+        """Return ``"loss"`` and its named parts; `progress` runs from 0 to 1 over training.
+
+        Rows are drawn for with `neuropipe.data.chance`, and compared with those of other processes with
+        `neuropipe.models.together`. Where the loss is a mean over a number that is not that of people, it may return
+        this number as ``"weight"``: pieces of a batch are then averaged by it.
+        """
 
     def embed(self, batch: Batch) -> Tensor:
         """Return a tensor (batch, embed_dim): deterministic, blind to padding and to ``train()``."""

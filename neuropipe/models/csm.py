@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuropipe.data import chance
 from neuropipe.data.batch import Batch
 from neuropipe.models import embedder as shared
 from neuropipe.models.embedder import DecodingNetwork, Embedder, Pooler, Positions, Reconstruction, Sequence, Window
@@ -120,7 +121,7 @@ class Model(nn.Module):
         found = self.predict(self.prepare(batch, generator), generator)
         loss = shared.mean_error(found.predicted, found.target, found.counted)
         zero = shared.mean_error(torch.zeros_like(found.target), found.target, found.counted)
-        return {"loss": loss, "zero_error": zero}
+        return {"loss": loss, "zero_error": zero, "weight": found.counted.expand_as(found.target).sum()}
 
     def reconstruct(self, batch: Batch, generator: torch.Generator) -> Reconstruction:
         """Return predictions of the samples that the objective asks for, for judging them: nothing is dropped."""
@@ -208,6 +209,6 @@ def one_sample(window: Window, chosen: Tensor, mask: Tensor) -> Sequence:
 def draw_sample(attend: Tensor, generator: torch.Generator) -> Tensor:
     """Return one attended sample (batch,) of each row of `attend` (batch, time), never the first of them."""
     n = attend.sum(1)
-    draw = torch.rand(len(attend), generator=generator, device=attend.device)
+    draw = chance.rand(attend.shape[:1], generator)
     rank = 1 + (draw * (n - 1)).long().clamp(max=(n - 2).clamp(min=0))
     return ((attend.cumsum(1) == (rank + 1).clamp(max=n)[:, None]) & attend).int().argmax(1)

@@ -16,11 +16,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuropipe.data import chance
 from neuropipe.data.batch import Batch, throughout
 from neuropipe.errors import ConfigError
 from neuropipe.models.base import ClipSpec, ModelConfig
 from neuropipe.models.layers import dropout
 from neuropipe.models.network import LinearNetwork
+from neuropipe.models.together import shared_count
 
 NO_TIME = -1.0  # the time of a special token
 
@@ -60,6 +62,11 @@ class WindowConfig(ModelConfig):
         if self.embed_dim % 2:
             raise ValueError(f"embed_dim {self.embed_dim} must be even")
         return self
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """The shortest window in samples, and one more than the longest."""
+        return self.min_samples, self.n_samples + self.draw_longest
 
     def reads(self) -> ClipSpec:
         """One clip of the longest length; shorter windows are its beginning."""
@@ -126,8 +133,7 @@ def measured(attend: Tensor, region: Tensor) -> Tensor:
 
 def draw_lengths(config: WindowConfig, n: int, generator: torch.Generator) -> Tensor:
     """Return `n` lengths in samples (int64), all from the shortest to the longest with equal odds."""
-    end = config.n_samples + config.draw_longest
-    return torch.randint(config.min_samples, end, (n,), generator=generator, device=generator.device)
+    return chance.randint(*config.lengths, n, generator)
 
 
 def seconds(t_r: Tensor, n_samples: int) -> Tensor:
@@ -332,10 +338,13 @@ def init_transformer(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def mean_error(predicted: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-    """Return the mean absolute difference over the entries that are counted (broadcast); 0 where there are none."""
+def mean_error(predicted: Tensor, target: Tensor, counted: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Return the mean absolute difference over the entries that are counted (broadcast); 0 where there are none.
+
+    With a `generator` the sum is divided by what all processes count on average; see `neuropipe.models.together`.
+    """
     error = (predicted - target).abs() * counted
-    return error.sum() / counted.expand_as(error).sum().clamp(min=1)
+    return error.sum() / shared_count(counted.expand_as(error).sum(), generator)
 
 
 # ------------------------------------------------------------------ decoding and optimisation

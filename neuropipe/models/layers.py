@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuropipe.data import chance
+
 
 def sincos_table(n_positions: int, dim: int) -> Tensor:
     """Return the fixed position table, float32 of shape (n_positions, dim): sines, then cosines.
@@ -31,7 +33,7 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor
     """Zero entries of `x` with probability `rate` and rescale the rest; nothing without a generator."""
     if rate == 0 or generator is None:
         return x
-    keep = torch.rand(x.shape, generator=generator, device=x.device) >= rate
+    keep = chance.rand(x.shape, generator) >= rate
     return x * keep / (1 - rate)
 
 
@@ -40,7 +42,7 @@ def drop_path(x: Tensor, rate: float, generator: torch.Generator | None) -> Tens
     if rate == 0 or generator is None:
         return x
     shape = (x.shape[0],) + (1,) * (x.dim() - 1)
-    keep = torch.rand(shape, generator=generator, device=x.device) >= rate
+    keep = chance.rand(shape, generator) >= rate
     return x * keep / (1 - rate)
 
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from neuropipe.data import chance
 from neuropipe.data.batch import Batch
 from neuropipe.models.base import ClipSpec, ModelConfig
 from neuropipe.models.embedder import mean_error
@@ -74,12 +75,12 @@ class Model(nn.Module):
     def loss(self, batch: Batch, generator: torch.Generator, progress: float) -> dict[str, Tensor]:
         """Return the mean absolute error of one sample of each clip, predicted from those before it."""
         series, length = batch.measured(), lengths(batch)
-        share = torch.rand(len(batch), generator=generator, device=generator.device)
+        share = chance.rand((len(batch),), generator)
         chosen = (1 + (share * (length - 1)).long()).clamp(max=series.shape[1] - 1)  # never the first sample
         row = torch.arange(len(batch), device=batch.device)
         counted = batch.valid_region & batch.valid_time[row, chosen, None]
         loss = mean_error(self.weighted(series, chosen), series[row, chosen], counted)
-        return {"loss": loss, "prediction": loss.detach()}
+        return {"loss": loss, "prediction": loss.detach(), "weight": counted.sum()}
 
     def embed(self, batch: Batch) -> Tensor:
         """Return the weighted sum over each clip, (batch, region); zero where a region is missing."""

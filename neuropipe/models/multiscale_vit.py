@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuropipe.data import image
+from neuropipe.data import chance, image
 from neuropipe.data.batch import Batch
 from neuropipe.errors import InputError
 from neuropipe.models.base import ImageSpec, ModelConfig
@@ -458,8 +458,7 @@ class Head(nn.Module):
         drawn: dict[str, list[Tensor]] = {site: [] for site in widths}
         for _ in range(n_passes):
             for site, width in widths.items():
-                mask = torch.empty(n_rows, width, device=generator.device, dtype=self.dtype)
-                drawn[site].append(mask.bernoulli_(keep, generator=generator) / keep)
+                drawn[site].append(chance.bernoulli(keep, (n_rows, width), generator, self.dtype) / keep)
         return {site: torch.stack(masks) for site, masks in drawn.items()}
 
 
@@ -683,7 +682,7 @@ class Model(nn.Module):
         """Return augmented slices, and the numbers of their seen and of their hidden patches."""
         config = self.config
         images = image.augment(standardize(images, config), config.flip, config.crop_area, generator)
-        numbers = torch.rand(len(images), config.n_patches, generator=generator, device=images.device)
+        numbers = chance.rand((len(images), config.n_patches), generator)
         n_kept = max(1, round(config.n_patches * (1 - config.mask_ratio)))
         order = numbers.argsort(1)
         return images, order[:, :n_kept], order[:, n_kept:]

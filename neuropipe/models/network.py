@@ -288,7 +288,7 @@ def _shape(network: Network, n_outputs: int, hidden_dim: int | None, norm: Norm 
 
 def one_view(spec: Spec) -> Spec:
     """Return what a network for a task reads: one clip, scan or slice per person in a batch of training."""
-    return dataclasses.replace(spec, n_views=1)
+    return dataclasses.replace(spec, n_views=1, n_copies=1)
 
 
 class Reading(NamedTuple):

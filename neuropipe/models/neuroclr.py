@@ -32,6 +32,7 @@ from neuropipe.models.base import ClipSpec, ModelConfig
 from neuropipe.models.layers import Block, ProjectionHead, dropout
 from neuropipe.models.network import LinearNetwork, Network
 from neuropipe.models.resnet1d import ResNet1D
+from neuropipe.models.together import gather, shared_count
 from neuropipe.signals.regions import Regions
 
 MOST_SIMILARITIES = 2**24  # numbers (64 MiB) that the contrast of one chunk of regions holds
@@ -167,7 +168,8 @@ class Config(ModelConfig):
 
     def reads(self) -> ClipSpec:
         """Two clips of a recording, or one that the loss copies."""
-        return ClipSpec(n_samples=self.n_samples, n_views=2 if self.positives == "clips" else 1)
+        clips = self.positives == "clips"
+        return ClipSpec(n_samples=self.n_samples, n_views=2 if clips else 1, n_copies=1 if clips else 2)
 
 
 # ------------------------------------------------------------------ contrast
@@ -239,11 +241,12 @@ def _contrast(
     return torch.stack([losses.sum(), used.sum().to(losses.dtype)])
 
 
-def strangers(batch: Batch, n_people: int, within_site: bool) -> Tensor:
-    """Return who is a negative of whom, bool (person, person): never the same person."""
+def strangers(batch: Batch, n_people: int, within_site: bool, generator: torch.Generator | None = None) -> Tensor:
+    """Return who is a negative of whom over all processes, bool (person, person): never the same person."""
 
     def differ(values: Tensor) -> Tensor:
-        return values[:n_people, None] != values[None, :n_people]
+        values = gather(values[:n_people], generator)
+        return values[:, None] != values
 
     apart = differ(batch.person)
     if within_site:
@@ -271,16 +274,20 @@ def zscore(series: Tensor, valid_time: Tensor) -> Tensor:
     return torch.where(sd > 1e-6, centred / sd.clamp(min=1e-6), 0)
 
 
-def resample(series: Tensor, valid_time: Tensor, t_r: Tensor, target: float) -> tuple[Tensor, Tensor]:
+def resample(
+    series: Tensor, valid_time: Tensor, t_r: Tensor, target: float, beside: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return series (row, time, region) and their valid samples at `target` seconds, by linear interpolation.
 
     A new sample is valid where both its neighbours are. Nothing is filtered: series whose fluctuations are faster
-    than half the new rate should have been low-passed, as the pipeline's are.
+    than half the new rate should have been low-passed, as the pipeline's are. `beside` are the repetition times of all
+    rows that are to become as long, default `t_r`.
     """
-    if ((t_r - target).abs() < 1e-4).all():
+    beside = t_r if beside is None else beside
+    if ((beside - target).abs() < 1e-4).all():
         return series, valid_time
     last = series.shape[1] - 1
-    n = int((last * t_r.max() / target + 1e-4).floor()) + 1
+    n = int((last * beside.max() / target + 1e-4).floor()) + 1
     position = torch.arange(n, device=series.device) * target / t_r[:, None]  # in samples of the data
     position = torch.where((position - position.round()).abs() < 1e-4, position.round(), position)
     left = position.floor().clamp(max=last).long()
@@ -296,7 +303,8 @@ def resample(series: Tensor, valid_time: Tensor, t_r: Tensor, target: float) -> 
 def prepare(batch: Batch, t_r: float) -> tuple[Tensor, Tensor]:
     """Return z-scored series (row, time, region) and their valid samples at `t_r` seconds."""
     series = clean(batch.series, batch.valid_time, batch.valid_region)
-    series, valid_time = resample(series, batch.valid_time, batch.t_r, t_r)
+    beside = batch.t_r if batch.whole is None else batch.whole.t_r
+    series, valid_time = resample(series, batch.valid_time, batch.t_r, t_r, beside)
     return zscore(series, valid_time), valid_time
 
 
@@ -675,9 +683,9 @@ class Model(nn.Module):
             return self._published_loss(batch, generator)
         return self._native_loss(batch, generator)
 
-    def _contrast(self, z: Tensor, batch: Batch, counted: Tensor | None = None) -> Tensor:
-        """Compare projections (2 person, region, head_dim) of two views."""
-        z1, z2 = z.float().transpose(0, 1).chunk(2, dim=1)
+    def _contrast(self, z: Tensor, batch: Batch, generator: torch.Generator, counted: Tensor | None = None) -> Tensor:
+        """Compare projections (2 person, region, head_dim) of two views, over all processes."""
+        z1, z2 = (gather(view, generator, dim=1) for view in z.float().transpose(0, 1).chunk(2, dim=1))
         within = self.config.negatives == "site"
         return ntxent(
             z1,
@@ -685,8 +693,8 @@ class Model(nn.Module):
             self.config.temperature,
             symmetric=self.config.symmetric,
             decoupled=self.config.decoupled,
-            apart=strangers(batch, z1.shape[1], within),
-            counted=counted,
+            apart=strangers(batch, batch.n_people, within, generator),
+            counted=None if counted is None else gather(counted, generator, dim=1),
         )
 
     def _views(self, series: Tensor, t_r: Tensor, generator: torch.Generator) -> Tensor:
@@ -703,11 +711,11 @@ class Model(nn.Module):
         series = self._views(series.mT, batch.t_r, generator)
         valid_time, valid_region = self._twice(batch.valid_time), self._twice(batch.valid_region)
         series = clean(series, F.pad(valid_time, (0, series.shape[1] - valid_time.shape[1])), valid_region)
-        h = self.encoder.encode(series.mT[valid_region][:, None], generator)  # of valid regions one after the other
+        h = self.encoder.regions(series.mT, generator)[valid_region]  # the projector's batch norm sees no others
         projected = self.encoder.projector(h)
         z = projected.new_zeros(*valid_region.shape, projected.shape[1])
         z[valid_region] = projected
-        loss = self._contrast(z, batch, _in_both(valid_region))
+        loss = self._contrast(z, batch, generator, _in_both(valid_region))
         return {"loss": loss}
 
     def _native_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -717,18 +725,19 @@ class Model(nn.Module):
         series = self._views(series, target_t_r, generator)
         valid_time, valid_region = self._twice(valid_time), self._twice(batch.valid_region)
         series = zscore(clean(series, valid_time, valid_region), valid_time)
-        chosen = random_ranks(1, self.n_regions, generator)[0].argsort()[: self.n_chosen].sort().values
+        order = torch.rand(self.n_regions, generator=generator, device=series.device).argsort()
+        chosen = order[: self.n_chosen].sort().values  # the same for everyone
         hidden = self._hide(len(series) // 2, generator)
         found = self.encoder(series, valid_time, valid_region, chosen, hidden, generator)
         counted = valid_region[:, chosen] if hidden is None else valid_region[:, chosen] & ~hidden
         parts = {
-            "region_loss": self._contrast(self.region_head(found.regions), batch, _in_both(counted)),
-            "person_loss": self._contrast(self.person_head(self.person_norm(found.whole))[:, None], batch),
+            "region_loss": self._contrast(self.region_head(found.regions), batch, generator, _in_both(counted)),
+            "person_loss": self._contrast(self.person_head(self.person_norm(found.whole))[:, None], batch, generator),
         }
         loss = parts["region_loss"] + config.person_loss_weight * parts["person_loss"]
         if hidden is not None:
             sought = valid_region[:, chosen] & hidden
-            parts["mask_loss"] = self._reconstruction(found.tokens, series[:, :, chosen], valid_time, sought)
+            parts["mask_loss"] = self._reconstruction(found.tokens, series[:, :, chosen], valid_time, sought, generator)
             loss = loss + config.mask_loss_weight * parts["mask_loss"]
         return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
 
@@ -739,13 +748,15 @@ class Model(nn.Module):
         n_hidden = round(self.config.mask_share * self.n_chosen)
         return (random_ranks(n_people, self.n_chosen, generator) < n_hidden).repeat(2, 1)
 
-    def _reconstruction(self, tokens: Tensor, series: Tensor, valid_time: Tensor, sought: Tensor) -> Tensor:
+    def _reconstruction(
+        self, tokens: Tensor, series: Tensor, valid_time: Tensor, sought: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Return the mean squared error of the patches of regions that are `sought`, bool (row, region)."""
         size = self.config.patch_size
         wanted = patches(series, size)
         counts = patches(valid_time[:, :, None], size) & sought[:, None, :, None]  # (row, patch, region, sample)
         error = (self.decoder(tokens).float() - wanted).square() * counts
-        return error.sum() / counts.sum().clamp(min=1)
+        return error.sum() / shared_count(counts.sum(), generator)
 
     def embed(self, batch: Batch) -> Tensor:
         """Return what is known of each clip, (row, embed_dim)."""

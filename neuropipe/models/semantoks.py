@@ -23,12 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuropipe.data import augment
+from neuropipe.data import augment, chance
 from neuropipe.data.batch import Batch
 from neuropipe.errors import AtlasError, ConfigError
 from neuropipe.models.base import ClipSpec, ModelConfig
 from neuropipe.models.layers import Block, ProjectionHead, SameConv, StructuredConv, dropout, sincos_table
 from neuropipe.models.network import LinearNetwork
+from neuropipe.models.together import gather
 from neuropipe.signals.regions import Regions
 
 CANONICAL = (
@@ -467,12 +468,12 @@ def draw_masks(config: Config, batch: int, n_networks: int, n_patches: int, gene
     elif config.mask_kind == "time":
         by_network = torch.zeros(batch, 1, 1, dtype=torch.bool, device=generator.device)
     else:
-        by_network = torch.rand(batch, 1, 1, generator=generator, device=generator.device) < 0.5
+        by_network = chance.rand((batch, 1, 1), generator) < 0.5
     return torch.where(by_network, rows, columns)
 
 
 def _hidden_networks(config: Config, batch: int, n: int, generator: torch.Generator) -> Tensor:
-    draw = torch.rand(batch, generator=generator, device=generator.device)
+    draw = chance.rand((batch,), generator)
     low, high = config.mask_share
     if config.mask_count == "published":
         fewest, most = max(1, math.floor(n * low)), min(n, math.floor(n * high)) - 1
@@ -484,7 +485,7 @@ def _hidden_networks(config: Config, batch: int, n: int, generator: torch.Genera
 
 def _hidden_patches(config: Config, batch: int, n: int, generator: torch.Generator) -> Tensor:
     low, high = config.mask_share
-    share = low + (high - low) * torch.rand(batch, generator=generator, device=generator.device)
+    share = low + (high - low) * chance.rand((batch,), generator)
     if config.mask_count == "published":
         length = (share * n).ceil().clamp(1, n) - 1
     else:
@@ -674,7 +675,7 @@ class Model(nn.Module):
         series, hidden, present = self.prepare(batch, generator)
         student, teacher = self.project(series, hidden, present, generator)
         weight = self.network_loss_weight(progress)
-        return self.compare(student, teacher, hidden, present, weight, batch.n_views)
+        return self.compare(student, teacher, hidden, present, weight, batch.n_views, generator)
 
     @torch.compiler.disable  # drawing from a generator cannot be compiled, what follows can
     def prepare(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -708,17 +709,24 @@ class Model(nn.Module):
         present: Tensor | None,
         network_weight: float,
         n_views: int,
+        generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Return the losses between the projections of both sides."""
-        views = (n_views, -1)
-        student_cls, teacher_cls = student.cls.unflatten(0, views), teacher.cls.unflatten(0, views)
+        """Return the losses between the projections of both sides.
+
+        Agreement and coding rate are those of the people of all processes, where `generator` says that there are some.
+        """
+
+        def everyone(x: Tensor) -> Tensor:
+            return gather(x.unflatten(0, (n_views, -1)), generator, dim=1)  # (view, person, ...)
+
+        student_cls, teacher_cls = everyone(student.cls), everyone(teacher.cls)
         zero = student_cls.new_zeros(())
         parts = {"class_loss": zero, "network_loss": zero, "mask_loss": zero}
         with torch.autocast(zero.device.type, enabled=False):  # determinants need float32
             parts["class_loss"] = coding_rate(student_cls, teacher_cls, self.config).loss
             if network_weight > 0:
-                pairs = (side.networks.unflatten(0, views).flatten(1, 2) for side in (student, teacher))
-                rows = None if present is None else present.any(-1).unflatten(0, views).flatten(1, 2)
+                pairs = [everyone(side.networks).flatten(1, 2) for side in (student, teacher)]
+                rows = None if present is None else everyone(present.any(-1)).flatten(1, 2)
                 parts["network_loss"] = network_weight * coding_rate(*pairs, self.config, rows).loss
             if hidden is not None:
                 counted = hidden if present is None else hidden & present

@@ -15,7 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuropipe.data import chance
 from neuropipe.data.batch import Batch, throughout
+from neuropipe.data.chance import Piece
 from neuropipe.models import embedder as shared
 from neuropipe.models.embedder import (
     NO_TIME,
@@ -163,9 +165,9 @@ class Model(nn.Module):
         sequence, other = self.prepare(batch, generator)
         hidden = self.encode(sequence, generator)
         predicted = self.unembedder(hidden, generator)
-        error = shared.mean_error(predicted, sequence.target, sequence.counted)
+        error = shared.mean_error(predicted, sequence.target, sequence.counted, generator)
         pairs = self.next_loss(hidden, other, generator)
-        zero = shared.mean_error(torch.zeros_like(predicted), sequence.target, sequence.counted)
+        zero = shared.mean_error(torch.zeros_like(predicted), sequence.target, sequence.counted, generator)
         parts = {"reconstruction_loss": error, "next_loss": pairs, "zero_error": zero}
         loss = error + self.config.next_weight * pairs
         return {"loss": loss} | {name: value.detach() for name, value in parts.items()}
@@ -180,11 +182,13 @@ class Model(nn.Module):
     @torch.compiler.disable  # drawing from a generator cannot be compiled, what follows can
     def prepare(self, batch: Batch, generator: torch.Generator) -> tuple[Sequence, Tensor]:
         """Return pairs with hidden entries, and bool (batch,): whose second part is another recording's."""
-        window = shared.whole(batch)
-        pairs = draw_pairs(batch, self.config, generator)
-        joined = join(window, pairs, self.lead)
-        hidden = self.draw_mask(joined.attend, window.region | window.region[pairs.partner], generator)
-        return self.sequence(joined, hidden), pairs.other
+        everyone = batch if batch.whole is None else batch.whole  # a partner may be in another piece
+        window, pairs = shared.whole(everyone), draw_pairs(everyone, self.config, generator)
+        own = torch.arange(len(everyone), device=batch.device)
+        own = own[generator.mine] if isinstance(generator, Piece) else own
+        joined = join(window, pairs, self.lead, own)
+        hidden = self.draw_mask(joined.attend, window.region[own] | window.region[pairs.partner[own]], generator)
+        return self.sequence(joined, hidden), pairs.other[own]
 
     @property
     def lead(self) -> int:
@@ -292,7 +296,8 @@ class Joined(NamedTuple):
 def draw_pairs(batch: Batch, config: Config, generator: torch.Generator) -> Pairs:
     """Draw lengths, gaps, and whose second part follows."""
     device, n = batch.device, len(batch)
-    length = torch.minimum(shared.draw_lengths(config, n, generator), shared.after_last(batch.valid_time))
+    length = torch.randint(*config.lengths, (n,), generator=generator, device=device)
+    length = torch.minimum(length, shared.after_last(batch.valid_time))
     fewest, most = config.gap
     gap = torch.randint(fewest, most + 1, (n,), generator=generator, device=device)
     gap = gap * (gap <= length - SHORTEST)
@@ -315,13 +320,17 @@ def draw_partner(batch: Batch, negatives: Literal["same_source", "any"], generat
     return torch.where(allowed.any(1), best, torch.arange(n, device=batch.device))
 
 
-def join(window: Window, pairs: Pairs, lead: int = 0) -> Joined:
-    """Put first and second parts together, with a separator's place behind both, behind `lead` places of nothing."""
+def join(window: Window, pairs: Pairs, lead: int = 0, rows: Tensor | None = None) -> Joined:
+    """Put first and second parts together, with a separator's place behind both, behind `lead` places of nothing.
+
+    `rows` (int64) are the pairs that are wanted, default all.
+    """
     series, valid, time_s, region = window
     n, n_samples = valid.shape
     place = torch.arange(n_samples + 3, device=series.device) - lead
-    own, partner = torch.arange(n, device=series.device)[:, None], pairs.partner[:, None]
-    first, second = pairs.n_first[:, None], pairs.n_second[pairs.partner][:, None]
+    own = (torch.arange(n, device=series.device) if rows is None else rows)[:, None]
+    partner = pairs.partner[own]
+    first, second = pairs.n_first[own], pairs.n_second[partner]
     end = first + second + 1
     place_of = torch.where(place < first, FIRST, torch.where(place < end, SECOND, NOWHERE))
     place_of = torch.where(place == first, SEPARATOR, torch.where(place == end, END, place_of))
@@ -329,7 +338,7 @@ def join(window: Window, pairs: Pairs, lead: int = 0) -> Joined:
     in_second = place_of == SECOND
     row = torch.where(in_second, partner, own)
     within = torch.where(in_second, place - first - 1, place).clamp(0, n_samples - 1)  # sample of its own part
-    start = torch.where(in_second, pairs.start_second[pairs.partner][:, None], 0)
+    start = torch.where(in_second, pairs.start_second[partner], 0)
     column = (start + within).clamp(max=n_samples - 1)
     held = (place_of == FIRST) | in_second
     attend = held & valid[row, column]
@@ -354,7 +363,7 @@ def draw_hidden(allowed: Tensor, share: float, at_least_one: bool, generator: to
 
     With `at_least_one` the entry of the largest draw is among them where chance took none.
     """
-    draw = torch.rand(allowed.shape, generator=generator, device=allowed.device).masked_fill(~allowed, -1)
+    draw = chance.rand(allowed.shape, generator).masked_fill(~allowed, -1)
     hidden = draw >= 1 - share
     if at_least_one:
         hidden |= draw.argmax(1)[:, None] == torch.arange(allowed.shape[1], device=allowed.device)

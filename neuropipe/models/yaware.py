@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuropipe.data import augment_volume
@@ -27,6 +27,7 @@ from neuropipe.errors import ConfigError, InputError
 from neuropipe.models.base import ModelConfig, VolumeSpec
 from neuropipe.models.layers import dropout
 from neuropipe.models.network import LinearNetwork
+from neuropipe.models.together import gather
 from neuropipe.signals.regions import Regions
 
 GRID_FEATURES = 10_000  # most features that `feature: grid` makes, as in the authors' linear probe
@@ -123,7 +124,7 @@ class Config(ModelConfig):
 
     def reads(self) -> VolumeSpec:
         """One scan per person; its views are made in the loss."""
-        return VolumeSpec()
+        return VolumeSpec(n_copies=2)
 
     def labels(self) -> dict[str, Literal["number", "category"]]:
         """Return the columns of the proxies."""
@@ -509,34 +510,6 @@ def contrast(
     return Contrast(loss, logits[:n, n:], kernel, weights)
 
 
-class _Gather(torch.autograd.Function):
-    """Rows of all processes in the order of their ranks; gradients of all processes come back, summed."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, x.contiguous())
-        ctx.rows = len(x)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        distributed.all_reduce(grad)
-        return grad[distributed.get_rank() * ctx.rows :][: ctx.rows]
-
-
-def gather(x: Tensor) -> Tensor:
-    """Return the rows of `x` of all processes, each of which must have as many; `x` itself where there is one process.
-
-    Every process then computes the loss of the whole batch. Averaging the gradients over processes, as
-    DistributedDataParallel does, gives the gradient of that loss exactly.
-    """
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return x
-    return _Gather.apply(x)
-
-
 # ------------------------------------------------------------------ the model
 
 
@@ -586,11 +559,11 @@ class Model(nn.Module):
         views = self.prepare(batch, generator)
         first, second = self.project(views, generator)
         with torch.autocast(views.device.type, enabled=False):  # exponentials of cosines over 0.1 need float32
-            first, second = (gather(z if z.dtype == torch.float64 else z.float()) for z in (first, second))
+            first, second = (gather(z if z.dtype == torch.float64 else z.float(), generator) for z in (first, second))
             found = contrast(
                 first,
                 second,
-                self.alike(batch),
+                self.alike(batch, generator),
                 self.config.temperature,
                 self.config.normalisation,
                 self.config.negatives,
@@ -615,16 +588,16 @@ class Model(nn.Module):
         first, second = (self.head(pool(self.backbone(view, generator)))[0] for view in views.chunk(2))
         return first, second
 
-    def alike(self, batch: Batch) -> Tensor:
-        """Return how alike the people of the whole batch are, over all processes."""
+    def alike(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
+        """Return how alike people are, over all processes."""
         missing = [column for column in self.config.labels() if column not in batch.labels]
         if missing:
             raise ConfigError(
                 f"The proxies need the column(s) {', '.join(missing)}, which the batch lacks. Name columns of "
                 "participants.tsv in proxies:, or use proxies: [] for SimCLR."
             )
-        labels = {column: gather(batch.labels[column]) for column in self.config.labels()}
-        n = len(next(iter(labels.values()), gather(batch.person)))
+        labels = {column: gather(batch.labels[column], generator) for column in self.config.labels()}
+        n = len(next(iter(labels.values()), gather(batch.person, generator)))
         return similarity(labels, self.config.proxies, self.config.combine, n, batch.device)
 
     def embed(self, batch: Batch) -> Tensor:

@@ -72,6 +72,7 @@ def run(
     networks = study.finetuned(task, recipe, seed)
     folders = {fold: study.root / entry["folder"] for fold, entry in entries.items()}
     with lock(output / ".lock"), devices.claim(threads) as device:
+        devices.check(device, settings.needs_gpu, f"finetune: of {recipe}")
         answer, decisions, maps = _answers(posed, chosen, settings, pretrained, folders, networks, device)
         posed.inputs[f"models/{recipe}/seed-{seed}/receipt.json"] = sha256(models)
         tables.write(output / "decisions.parquet", decisions, tables.DECISIONS)
@@ -95,6 +96,7 @@ def _decode(
     decoder = Decoder(asked, posed.study.tasks[task].training_people)
     study, found = Study(models.parents[3]), Decoded()
     with lock(output / ".lock"), devices.claim(threads) as device:
+        devices.check(device, settings.needs_gpu, f"finetune: of {models.parent.parent.name}")
         networks = Networks(study.root, read_json(models), device)
         root = study.finetuned(task, networks.made["recipe"], seed)
         system = networks.system(asked)

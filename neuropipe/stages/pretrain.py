@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,6 +18,9 @@ from neuropipe.locks import lock
 from neuropipe.paths import Study
 from neuropipe.provenance import STAGE_VERSIONS, describe, hash_json, read_json, sha256, write_json
 from neuropipe.shards.manifest import read_parquet, write_parquet
+
+if TYPE_CHECKING:
+    from neuropipe.train.distributed import Group
 
 log = logging.getLogger("neuropipe")
 
@@ -28,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="folders shards/<dataset>")
     parser.add_argument("--splits", type=Path, nargs="+", required=True, help="folders splits/<split> that judge it")
     parser.add_argument("--threads", type=int, help="processor threads; default: torch's own choice")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs that share the batches, on this machine (torchrun)")
     parser.add_argument("--output", type=Path, required=True, help="receipt.json in models/<recipe>/seed-<seed>")
 
 
@@ -74,16 +80,17 @@ def plan(mode: str, splits: dict[str, pd.DataFrame], datasets: list[str]) -> lis
 def _train(
     run: Run, root: Path, recipe_path: Path, seed: int, shards: list[Path], facts: dict[str, Any], device
 ) -> None:
-    """Train one model, unless the folder already holds exactly this one."""
+    """Train one model, unless the folder already holds exactly this one; only the first process writes."""
     from neuropipe.data import networks
     from neuropipe.data.source import check_reads, open_source
     from neuropipe.hub import export
     from neuropipe.shards.read import Shards
-    from neuropipe.train import devices, loop, recipe
+    from neuropipe.train import devices, distributed, loop, recipe
     from neuropipe.train.validation import Watches, watching
 
     chosen = recipe.read(recipe_path)
-    config = chosen.model_settings(str(recipe_path))
+    config, group = chosen.model_settings(str(recipe_path)), distributed.current()
+    devices.check(device, chosen.train.needs_gpu, str(recipe_path))
     spec, slicing = config.reads(), chosen.slicing(config.reads())
     datasets = [Shards(path) for path in shards]
     check_reads(spec, datasets, str(recipe_path))
@@ -91,13 +98,15 @@ def _train(
     form = {"labels": config.labels(), "slices": slicing, "mixture": chosen.train.mixture}
     learners, held = _sides(run, datasets, chosen.train.validation, facts["same_people"], seed)
     source = open_source(datasets, learners, *place, **form)
-    settings, data = chosen.model_dump(mode="json", exclude={"finetune"}), _data_hash(source)
+    left_out = {"finetune": True, "train": {"needs_gpu"}}  # they decide no weight
+    settings, data = chosen.model_dump(mode="json", exclude=left_out), _data_hash(source)
     identity = hash_json([STAGE_VERSIONS["pretrain"], settings, data, seed])
     folder = root / run.folder
-    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity:
+    if group.agreed(_is_done(folder, identity)):
         log.info("pretrain %s: already done", folder)
         return
-    (folder / "config.json").unlink(missing_ok=True)
+    if group.writes:
+        (folder / "config.json").unlink(missing_ok=True)
     regions = source.regions
     if regions is not None and _lacks_networks(regions, chosen):
         regions = networks.derive(source, chosen.n_networks)
@@ -127,6 +136,8 @@ def _train(
         what=f"{facts['recipe']} {run.folder}",
         watch=Watches([one for one in (watch, prober) if one is not None]),
     )
+    if not group.writes:
+        return
     curve = pd.DataFrame(rows)
     if watch is not None:
         curve = curve.merge(pd.DataFrame(watch.rows), on="step", how="outer", sort=True)
@@ -148,6 +159,8 @@ def _train(
             "n_recordings": len(source),
             "data_hash": data,
             "device": devices.name(device),
+            "n_processes": group.size,
+            "accumulate": int(rows[-1].get("accumulate", chosen.train.accumulate)),
         },
     }
     export.save(
@@ -200,13 +213,18 @@ def _take_over(run: Run, root: Path, recipe_path: Path, shards: list[Path], fact
     digest = sha256(names.locate(facts["checkpoint"]))
     identity = hash_json([STAGE_VERSIONS["import"], settings, digest, regions and regions.order_hash])
     folder = root / run.folder
-    if (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity:
+    if _is_done(folder, identity):
         log.info("pretrain %s: already done", folder)
         return
     (folder / "config.json").unlink(missing_ok=True)
     write_parquet(folder / "people.parquet", pd.DataFrame(columns=["dataset", "participant_id"], dtype=str))
     about = {"identity": identity, "map": facts["map"]}
     take(facts["checkpoint"], chosen.family, folder, chosen, regions, about)
+
+
+def _is_done(folder: Path, identity: str) -> bool:
+    """Return whether a folder holds the finished model of this identity."""
+    return (folder / "config.json").is_file() and read_json(folder / "config.json").get("identity") == identity
 
 
 def _data_hash(source) -> str:
@@ -234,15 +252,25 @@ def _lacks_networks(regions, chosen) -> bool:
 
 
 def run(
-    *, config: Path, recipe: str, seed: int, shards: list[Path], splits: list[Path], threads: int | None, output: Path
+    *,
+    config: Path,
+    recipe: str,
+    seed: int,
+    shards: list[Path],
+    splits: list[Path],
+    threads: int | None,
+    gpus: int = 1,
+    output: Path,
 ) -> None:
     """Train every model of a recipe and seed, and list them in the receipt.
 
     A model that is finished is not trained again; one that was killed goes on from its last
-    checkpoint, step for step as it would have gone.
+    checkpoint, step for step as it would have gone, by however many GPUs.
     """
-    from neuropipe.train import devices
+    from neuropipe.train import devices, distributed
 
+    if gpus > 1 and distributed.place().size == 1:
+        distributed.launch(gpus, sys.argv[1:])
     study_config = configuration.load(config)
     if recipe not in study_config.pretrain:
         known = ", ".join(study_config.pretrain) or "none"
@@ -264,15 +292,22 @@ def run(
         "provenance": {key: provenance[key] for key in ("GeneratedBy", "Inputs", "GeneratedAt")},
     }
     root, runs = output.parent, plan(item.people, tables, item.datasets)
-    with lock(root / ".lock"), devices.claim(threads) as device:
+    with _held(root, distributed.place()), devices.claim(threads) as device, distributed.joined(device) as group:
         for one in runs:
-            if item.checkpoint is not None:
-                _take_over(one, root, recipe_path, shards, facts)
-            else:
+            if item.checkpoint is None:
                 _train(one, root, recipe_path, seed, shards, facts, device)
+            elif group.writes:
+                _take_over(one, root, recipe_path, shards, facts)
+        if not group.writes:
+            return
         study = Study(output.parents[3])
         models = [_entry(study, root, one, split, fold) for one in runs for split, fold in one.serves]
         write_json(output, {"stage": "pretrain", "recipe": recipe, "seed": seed, "mode": item.people, "models": models})
+
+
+def _held(root: Path, group: Group) -> AbstractContextManager:
+    """Return the lock on what this stage writes, which the first of several processes holds for all."""
+    return lock(root / ".lock") if group.writes else nullcontext()
 
 
 def _entry(study: Study, root: Path, one: Run, split: str, fold: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from neuropipe.errors import LockedError
+from neuropipe.errors import ConfigError, LockedError
 from neuropipe.locks import lock
 
 # Of glibc's mallopt.
@@ -48,7 +48,7 @@ def claim(threads: int | None = None) -> Iterator[torch.device]:
     """Yield a free CUDA device, held until the block ends; without any, the processor.
 
     Snakemake counts GPUs but never says which one a job gets, so jobs agree through one lock file
-    per device. Under ``torchrun`` the local rank decides.
+    per device. Under ``torchrun`` the local rank decides, and the processes of a machine share its threads.
 
     Parameters
     ----------
@@ -61,13 +61,15 @@ def claim(threads: int | None = None) -> Iterator[torch.device]:
         There are GPUs, and all of them are held.
     """
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if not torch.cuda.is_available():
         keep_freed_memory()
         yield torch.device("cpu")
         return
     if "LOCAL_RANK" in os.environ:
-        yield torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        yield device
         return
     with contextlib.ExitStack() as stack:
         for index in range(torch.cuda.device_count()):
@@ -84,3 +86,12 @@ def claim(threads: int | None = None) -> Iterator[torch.device]:
             )
         torch.cuda.set_device(device)
         yield device
+
+
+def check(device: torch.device | str, needs_gpu: bool, what: str) -> None:
+    """Raise where training needs a GPU and would run on a processor; `what` names the recipe."""
+    if needs_gpu and torch.device(device).type != "cuda":
+        raise ConfigError(
+            f"{what}: needs_gpu: true, but torch {torch.__version__} sees no GPU on this machine. Ask the cluster for "
+            "one (resources: gpu, a GPU partition), check the driver with `nvidia-smi`, or set needs_gpu: false."
+        )

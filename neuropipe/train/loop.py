@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,15 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from neuropipe.data import order
-from neuropipe.data.batch import Batch
 from neuropipe.data.source import Source
-from neuropipe.errors import NeuropipeError
+from neuropipe.errors import Interrupted, NeuropipeError
 from neuropipe.models.base import Spec
-from neuropipe.train import checkpoint, optim
+from neuropipe.models.together import share_batch_norms
+from neuropipe.train import checkpoint, distributed, interrupts, optim
+from neuropipe.train.gradients import Gradients, LossOf
 from neuropipe.train.progress import Progress
 from neuropipe.train.recipe import TrainSettings
-
-LossOf = Callable[[Batch, torch.Generator, float], dict[str, Tensor]]
 
 
 class Watch(Protocol):
@@ -44,13 +42,6 @@ class Watch(Protocol):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` returned."""
-
-
-def parts(batch: Batch, n_parts: int) -> Iterator[Batch]:
-    """Cut a batch into `n_parts` along its people, all views of a person staying together."""
-    for rows in torch.arange(batch.n_people).tensor_split(min(n_parts, batch.n_people)):
-        chosen = rows + batch.n_people * torch.arange(batch.n_views)[:, None]
-        yield batch.rows(chosen.reshape(-1).to(batch.device))
 
 
 def train(
@@ -95,9 +86,13 @@ def train(
     Raises
     ------
     NeuropipeError
-        The loss is not finite.
+        The loss is not finite, or the device's memory too small.
+    Interrupted
+        The process was asked to stop; its work is saved.
     """
-    device = source.device
+    device, group = source.device, distributed.current()
+    if group.size > 1 and settings.across_processes:
+        share_batch_norms(model)
     optimizer = optim.build(model, settings)
     rows: list[dict[str, float]] = []
     window: list[dict[str, Tensor]] = []  # losses since the last row, on the device
@@ -108,65 +103,59 @@ def train(
         rows, window, begin = state["rows"], state["window"], state["step"]
         if watch is not None:
             watch.restore(state["watch"])
-    generator = torch.Generator(device=device)
+    group.share_weights(model)
     autocast = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
     loss_of = loss_of or model.loss
     loss_of = torch.compile(loss_of) if settings.compile else loss_of
-    writer = _tensorboard(tensorboard, begin)
-    progress = Progress(what, settings.n_steps, begin)
+    n_parts = int(rows[-1].get("accumulate", settings.accumulate)) if rows else settings.accumulate
+    gradients = Gradients(model, loss_of, autocast, group, settings.across_processes, spec.n_copies, n_parts, what)
+    writer = _tensorboard(tensorboard, begin) if group.writes else None
+    progress = Progress(what, settings.n_steps, begin) if group.writes else None
     clock = time.perf_counter()
     model.train()
-    for step in range(begin, settings.n_steps):
-        if watch is not None and watch.stopped:
-            break
-        share = step / settings.n_steps
-        torch.manual_seed(order.step_seed(seed, step))  # dropout
-        generator.manual_seed(order.step_seed(seed, step))
-        lr = optim.set_schedules(optimizer, settings, step)
-        batch = source.training_batch(spec, settings.batch_size, seed, step)
-        optimizer.zero_grad(set_to_none=True)
-        if hasattr(model, "before_step"):
-            model.before_step(share)
-        window.append(_backward(loss_of, batch, settings.accumulate, generator, share, autocast))
-        if settings.clip_norm is not None:
-            window[-1]["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-        optimizer.step()
-        if hasattr(model, "after_step"):
-            model.after_step(share)
-        done = step + 1
-        if watch is not None:
-            watch.look(done)
-        last = done == settings.n_steps or (watch is not None and watch.stopped)
-        if done % settings.log_every == 0 or last:
-            n_samples = len(window) * batch.n_people
-            rows.append(_row(window, done, lr, n_samples, clock, what))
-            window, clock = [], time.perf_counter()
-            _say(writer, rows[-1])
-        progress.advance(f"loss {rows[-1]['loss']:.4f}" if rows else "")
-        if done % settings.checkpoint_every == 0 or last:
-            state = {"identity": identity, "rows": rows, "window": window}
-            state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {} if watch is None else {"watch": watch.state()}
-            checkpoint.save(folder, done, state)
-    progress.close()
+    with interrupts.noticed() as notice:
+        for step in range(begin, settings.n_steps):
+            if watch is not None and watch.stopped:
+                break
+            share, step_seed = step / settings.n_steps, order.step_seed(seed, step)
+            torch.manual_seed(step_seed)  # dropout of torch's own layers
+            lr = optim.set_schedules(optimizer, settings, step)
+            batch = source.training_batch(spec, settings.batch_size, seed, step)
+            if hasattr(model, "before_step"):
+                model.before_step(share)
+            losses, stop = gradients.compute(batch, step_seed, share, notice.given)
+            window.append(losses)
+            if settings.clip_norm is not None:
+                window[-1]["grad_norm"] = nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+            optimizer.step()
+            if hasattr(model, "after_step"):
+                model.after_step(share)
+            done = step + 1
+            if watch is not None:
+                watch.look(done)
+            stop = stop or (notice.given and group.size == 1)  # others are told in the next step
+            last = done == settings.n_steps or (watch is not None and watch.stopped)
+            if done % settings.log_every == 0 or last:
+                n_samples = len(window) * batch.n_people
+                rows.append(_row(window, done, lr, n_samples, clock, what))
+                if gradients.n_parts != settings.accumulate:
+                    rows[-1]["accumulate"] = gradients.n_parts
+                window, clock = [], time.perf_counter()
+                _say(writer, rows[-1])
+            if progress is not None:
+                progress.advance(f"loss {rows[-1]['loss']:.4f}" if rows else "")
+            if group.writes and (done % settings.checkpoint_every == 0 or last or stop):
+                state = {"identity": identity, "rows": rows, "window": window}
+                state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                state |= {} if watch is None else {"watch": watch.state()}
+                checkpoint.save(folder, done, state)
+            if stop:
+                raise Interrupted(f"{what}: asked to stop, saved at step {done} of {settings.n_steps}; run it again.")
+    if progress is not None:
+        progress.close()
     if writer is not None:
         writer.close()
     return rows
-
-
-def _backward(
-    loss_of, batch: Batch, n_parts: int, generator: torch.Generator, share: float, autocast
-) -> dict[str, Tensor]:
-    """Run forward and backward over the parts of a batch; return the mean of each named loss, on the device."""
-    total: dict[str, Tensor] = {}
-    n_parts = min(n_parts, batch.n_people)
-    for part in parts(batch, n_parts) if n_parts > 1 else [batch]:
-        with autocast:
-            losses = loss_of(part, generator, share)
-        (losses["loss"] / n_parts).backward()
-        for name, value in losses.items():
-            total[name] = total.get(name, 0) + value.detach() / n_parts
-    return total
 
 
 def _row(

@@ -25,7 +25,12 @@ class TrainSettings(BaseModel):
     batch_size: Annotated[int, Field(ge=1)]
     """People per step, over all processes and accumulated parts."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Parts that a batch is cut into to save memory."""
+    """Parts that a batch (of each process) is cut into to save memory."""
+    across_processes: bool = True
+    """Several processes: contrasts, coding rates and batch norms are those of the people of all of them, as in one;
+    false: every process compares its own people, as published systems do."""
+    needs_gpu: bool = False
+    """Refuse to train on a processor."""
     lr: Annotated[float, Field(gt=0)]
     """Peak learning rate."""
     lr_schedule: Literal["cosine", "published", "constant"] = "cosine"

@@ -131,6 +131,7 @@ class Validation:
             if hasattr(self.model, "reconstruct"):
                 generator.manual_seed(order.step_seed(self.seed, number))
                 parts |= errors(self.model.reconstruct(batch, generator), self.fading.get(dataset))
+            parts.pop("weight", None)
             for part, value in parts.items():
                 found[part].append(value.item())
         return {part: float(np.mean(values)) for part, values in found.items()}

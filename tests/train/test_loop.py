@@ -19,7 +19,7 @@ from neuropipe.data.batch import Batch
 from neuropipe.data.recordings import Recordings
 from neuropipe.errors import CheckpointError, NeuropipeError
 from neuropipe.models.base import ClipSpec, ImageSpec, VolumeSpec
-from neuropipe.train import checkpoint, loop, optim
+from neuropipe.train import checkpoint, gradients, loop, optim
 from neuropipe.train.recipe import TrainSettings
 
 SPEC = ClipSpec(n_samples=20, n_views=2)
@@ -140,9 +140,11 @@ def test_accumulated_parts_give_the_gradient_of_the_whole(toy_shards, tmp_path):
 
 def test_parts_keep_the_views_of_a_person_together(toy_shards):
     batch = Recordings([toy_shards]).training_batch(SPEC, 5, 0, 0)
-    for part in loop.parts(batch, 2):
+    people = [batch.people(mine) for mine in gradients.parts(slice(0, 5), 2)]
+    for part in people:
         first, second = part.person.view(2, -1)
-        assert torch.equal(first, second)
+        assert torch.equal(first, second) and part.whole is batch
+    assert torch.equal(torch.cat([part.person.view(2, -1) for part in people], 1), batch.person.view(2, -1))
 
 
 class Maps(nn.Module):

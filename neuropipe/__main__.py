@@ -1,0 +1,7 @@
+"""``python -m neuropipe``: what ``torchrun -m neuropipe`` starts."""
+
+import sys
+
+from neuropipe.cli import main
+
+sys.exit(main())
