@@ -15,7 +15,7 @@ import pandas as pd
 from neuropipe.errors import InputError
 from neuropipe.evaluate import connectome, tables
 from neuropipe.evaluate.anatomy import Maps, MaskedVoxels, regional_volumes
-from neuropipe.evaluate.attentive import Tokens
+from neuropipe.evaluate.attentive import READOUT, Tokens
 from neuropipe.evaluate.features import Blocks, Features, Kernel, confound_design, confound_names, connectivity
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
 from neuropipe.evaluate.protocol import ATTENTIVE, Answer, System, answer, constant_answer, resolve_readouts
@@ -109,8 +109,8 @@ def probe(
     """Let readouts of frozen embeddings answer, alone and joined with the features of baselines.
 
     The attentive readout answers alone, if asked and where there are tokens. Joined, both parts have the same mean
-    squared length on the training side, so that none drowns the other; what the readout then gains over the baseline
-    alone is what the embeddings add to it.
+    squared length on the training side, of which inner folds choose the embedding's share; what the readout then gains
+    over the baseline alone is what the embeddings add to it.
 
     Parameters
     ----------
@@ -135,7 +135,9 @@ def probe(
         for baseline, features in asked.items()
         for name in resolve_readouts(readouts, question.target.kind)
     ]
-    if ATTENTIVE in readouts and embeddings.has_tokens(question, weights):
+    if ATTENTIVE in readouts and question.target.kind not in READOUT:
+        log.warning("no attentive readout for %s: it tells two classes, or numbers", question.target.task)
+    elif ATTENTIVE in readouts and embeddings.has_tokens(question, weights):
         system = embedding_system(question, embeddings, weights)
         found.append(answer(question, system, ATTENTIVE, lambda fold: embeddings.tokens(question, fold, weights)))
     return found
