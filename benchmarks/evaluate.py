@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -131,30 +132,30 @@ def same_numbers(question: Question, found: Answer, name: str, expected: np.ndar
     return difference
 
 
-def measure(size: Size, repeats: int) -> dict[str, float]:
-    """Return seconds and ratios of both readouts and of the intervals."""
+def median(work: Callable[[], object], repeats: int) -> tuple[object, float, float]:
+    """Return what `work` returned last, and the medians of its wall and CPU seconds."""
+    took = [timed(work) for _ in range(repeats)]
+    return took[-1][0], statistics.median(one[1] for one in took), statistics.median(one[2] for one in took)
+
+
+def measure(name: str, size: Size, repeats: int) -> dict[str, float]:
+    """Return seconds of a readout with its null and intervals, and how often they go into scikit-learn's."""
     question, features = make(size)
-    values, found, ratios = features.values, {}, {}
-    for name in ("ridge", "logistic"):
-        took = [timed(lambda: readout(question, values, name)) for _ in range(repeats if name == "ridge" else 1)]
-        answered = took[-1][0]
-        read_s, read_cpu_s = (statistics.median(one[place] for one in took) for place in (1, 2))
-        judged = [
-            timed(lambda: summarise(answered.predictions, answered.nulls, draws=size.bootstrap, seed=0))
-            for _ in range(repeats)
-        ]
-        judge_s, judge_cpu_s = (statistics.median(one[place] for one in judged) for place in (1, 2))
-        (expected, strength), plain_s, _ = timed(lambda: plain_fold(question, values, name))
-        tested = answered.predictions
-        _, auc_s, _ = timed(lambda: plain_bootstrap(tested["y"].to_numpy(), tested["score"].to_numpy(), PLAIN_DRAWS))
-        plain = plain_s * len(question.folds) * (1 + size.permutations) + auc_s * size.bootstrap / PLAIN_DRAWS
-        difference = same_numbers(question, answered, name, expected, strength)
-        found |= {f"{name}_s": read_s + judge_s, f"{name}_cpu_s": read_cpu_s + judge_cpu_s}
-        ratios[f"{name}_over_scikit_learn"] = plain / (read_s + judge_s)
-        print(f"{name:<9} readout and null {read_s:8.2f} s ({read_cpu_s:.2f} CPU s)")
-        print(f"{name:<9} metrics          {judge_s:8.2f} s ({judge_cpu_s:.2f} CPU s)")
-        print(f"{name:<9} scikit-learn     {plain:8.0f} s, extrapolated; predictions differ by {difference:.1e}")
-    return found | ratios
+    answered, read_s, read_cpu_s = median(lambda: readout(question, features.values, name), repeats)
+    tested = answered.predictions
+    judge = partial(summarise, tested, answered.nulls, draws=size.bootstrap, seed=0)
+    _, judge_s, judge_cpu_s = median(judge, repeats)
+    (expected, strength), plain_s, _ = timed(lambda: plain_fold(question, features.values, name))
+    _, auc_s, _ = timed(lambda: plain_bootstrap(tested["y"].to_numpy(), tested["score"].to_numpy(), PLAIN_DRAWS))
+    plain = plain_s * len(question.folds) * (1 + size.permutations) + auc_s * size.bootstrap / PLAIN_DRAWS
+    difference = same_numbers(question, answered, name, expected, strength)
+    print(f"{name:<9} readout and null {read_s:8.2f} s ({read_cpu_s:.2f} CPU s)")
+    print(f"{name:<9} metrics          {judge_s:8.2f} s ({judge_cpu_s:.2f} CPU s)")
+    print(
+        f"{name:<9} scikit-learn     {plain:8.0f} s, extrapolated; predictions differ by {difference:.1e}", flush=True
+    )
+    found = {f"{name}_s": read_s + judge_s, f"{name}_cpu_s": read_cpu_s + judge_cpu_s}
+    return found | {f"{name}_over_scikit_learn": plain / (read_s + judge_s)}
 
 
 if __name__ == "__main__":
@@ -162,4 +163,5 @@ if __name__ == "__main__":
     parser.add_argument("--small", action="store_true", help="a small task, to test the script")
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
-    print(json.dumps(measure(SMALL if chosen.small else FULL, chosen.repeats)))
+    size = SMALL if chosen.small else FULL
+    print(json.dumps(measure("ridge", size, chosen.repeats) | measure("logistic", size, 1)))

@@ -133,7 +133,7 @@ class Blocks:
         return _unit(np.concatenate([part.coordinates(train) for part in self.parts], axis=1), train)
 
     def grams(self, train: np.ndarray) -> list[np.ndarray]:
-        """Return the inner products (n_people, n_people) of each part, of mean squared length 1 on the training side."""
+        """Return each part's inner products (n_people, n_people), of mean squared length 1 on the training side."""
         return [x @ x.T for x in (part.coordinates(train) for part in self.parts)]
 
 

@@ -16,12 +16,14 @@ from scipy.special import expit, logit, softmax
 from threadpoolctl import threadpool_limits
 
 from neuropipe.evaluate import attentive, knn, shares, tables
+from neuropipe.evaluate.drivers import Regional
 from neuropipe.evaluate.features import Blocks, Features, Kernel
 from neuropipe.evaluate.linear import Logistic, Path, Ridge
 from neuropipe.evaluate.multinomial import Softmax
 from neuropipe.evaluate.question import Fold, Question, inner_folds
 from neuropipe.evaluate.targets import Target
 
+LINEAR = ("ridge", "logistic")
 ATTENTIVE = "attentive"  # reads tokens, not one vector per person
 READOUTS: dict[str, dict[str, type[Path]]] = {  # by kind of target
     "binary": {"ridge": Ridge, "logistic": Logistic, "knn": knn.Votes, ATTENTIVE: attentive.AttentiveLogistic},
@@ -60,12 +62,13 @@ class Answer:
     nulls: pd.DataFrame
     choices: pd.DataFrame
     costs: pd.DataFrame
+    drivers: pd.DataFrame
 
     @classmethod
     def join(cls, answers: list[Answer]) -> Answer:
         """Return the tables of several answers one below the other."""
         parts = []
-        for name in ("predictions", "nulls", "choices", "costs"):
+        for name in ("predictions", "nulls", "choices", "costs", "drivers"):
             columns = getattr(tables, name.upper())
             rows = [table for one in answers if len(table := getattr(one, name))]
             parts.append(pd.concat(rows, ignore_index=True) if rows else tables.frame([], columns))
@@ -90,6 +93,7 @@ def answer(
     system: System,
     readout: str,
     features: Callable[[Fold], Features | Kernel | Blocks | attentive.Tokens],
+    regional: Regional | None = None,
 ) -> Answer:
     """Let a readout of frozen `features` answer a question, with its null.
 
@@ -103,18 +107,27 @@ def answer(
         One of `READOUTS` for the kind of target; ``attentive`` reads tokens.
     features : callable
         Features of a fold, one row per person of `question.people`.
+    regional : Regional, optional
+        What the regions' part in the answer is told by. Where these are the very features of a linear readout, by the
+        scores of the training side that it was fitted to, else by those of the test people.
     """
     started = time.perf_counter()
     model = READOUTS[question.target.kind][readout]
     run_id = _run_id(question, system, readout)
-    predictions, nulls, choices = [], [], []
+    predictions, nulls, choices, patterns = [], [], [], []
     for fold in question.folds:
         table = features(fold)
         inner = inner_folds(question.people, fold.train, question.seed)
         labels = question.columns(fold.train)
-        result, coordinates = shares.read(model, table, fold.train, fold.judged, labels, inner)
-        predictions.append(_predictions(question, system, readout, fold, result.prediction[:, 0]))
-        nulls += _nulls(question, run_id, fold, result.prediction[:, 1:])
+        asked = np.concatenate([fold.judged, fold.train])  # the training side for what drives the answer
+        result, _ = shares.read(model, table, fold.train, asked, labels, inner)
+        said = result.prediction[: len(fold.judged)]
+        predictions.append(_predictions(question, system, readout, fold, said[:, 0]))
+        nulls += _nulls(question, run_id, fold, said[:, 1:])
+        if regional is not None and result.prediction.ndim == 2:
+            fitted = table is regional.features and readout in LINEAR
+            rows = np.arange(len(fold.judged), len(asked)) if fitted else np.arange(len(asked))[_tested(fold)]
+            patterns.append(regional.pattern(asked[rows], result.prediction[rows, 0]))
         choices += [
             {
                 "run_id": run_id,
@@ -137,6 +150,7 @@ def answer(
         tables.frame(nulls, tables.NULLS),
         tables.frame(choices, tables.CHOICES),
         tables.frame(costs, tables.COSTS),
+        _drivers(question, system, readout, regional, patterns),
     )
 
 
@@ -177,18 +191,35 @@ def given_answer(
     return replace(Answer.join([]), **found)
 
 
-def _cost(question: Question, system: System, readout: str, measure: str, value: float, unit: str) -> dict[str, Any]:
-    """Return a row of the table of costs."""
+def _tested(fold: Fold) -> slice:
+    """Return the places of test people among those who are judged."""
+    return slice(len(fold.validation), len(fold.judged))
+
+
+def _drivers(
+    question: Question, system: System, readout: str, regional: Regional | None, patterns: list[np.ndarray]
+) -> pd.DataFrame:
+    """Return the mean over folds of every region's pattern; nothing where there is none."""
+    if regional is None or not patterns:
+        return tables.frame([], tables.DRIVERS)
+    about = _about(question, system, readout)
+    return tables.frame(regional.table.assign(**about, weight=np.mean(patterns, axis=0)), tables.DRIVERS)
+
+
+def _about(question: Question, system: System, readout: str) -> dict[str, Any]:
+    """Return which run a row of costs or drivers is of."""
     return {
         "run_id": _run_id(question, system, readout),
         "system": system.name,
         "task": question.target.task,
         "readout": readout,
         "seed": system.seed,
-        "measure": measure,
-        "value": value,
-        "unit": unit,
     }
+
+
+def _cost(question: Question, system: System, readout: str, measure: str, value: float, unit: str) -> dict[str, Any]:
+    """Return a row of the table of costs."""
+    return _about(question, system, readout) | {"measure": measure, "value": value, "unit": unit}
 
 
 def _run_id(question: Question, system: System, readout: str) -> str:

@@ -16,11 +16,13 @@ from neuropipe.errors import InputError
 from neuropipe.evaluate import connectome, tables
 from neuropipe.evaluate.anatomy import Maps, MaskedVoxels, regional_volumes
 from neuropipe.evaluate.attentive import READOUT, Tokens
+from neuropipe.evaluate.drivers import Regional
 from neuropipe.evaluate.features import Blocks, Features, Kernel, confound_design, confound_names, connectivity
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
 from neuropipe.evaluate.protocol import ATTENTIVE, Answer, System, answer, constant_answer, resolve_readouts
 from neuropipe.evaluate.question import Fold, Question
 from neuropipe.provenance import read_json
+from neuropipe.shards.read import Shards
 
 Weights = Literal["trained", "random"]
 Provider = Callable[[Fold], Features | Kernel]  # features on a fold, one row per person of its question
@@ -105,6 +107,7 @@ def probe(
     readouts: list[str],
     weights: Weights = "trained",
     beside: Mapping[str, Provider] | None = None,
+    regional: Regional | None = None,
 ) -> list[Answer]:
     """Let readouts of frozen embeddings answer, alone and joined with the features of baselines.
 
@@ -116,6 +119,8 @@ def probe(
     ----------
     beside : mapping of str to callable, optional
         By name of a baseline: its features on a fold, see `data_features`.
+    regional : Regional, optional
+        What is known of regions, to tell which of them the scores go with.
 
     Raises
     ------
@@ -131,7 +136,7 @@ def probe(
 
     asked = {None: alone} | {name: joined(features) for name, features in (beside or {}).items()}
     found = [
-        answer(question, embedding_system(question, embeddings, weights, baseline), name, features)
+        answer(question, embedding_system(question, embeddings, weights, baseline), name, features, regional)
         for baseline, features in asked.items()
         for name in resolve_readouts(readouts, question.target.kind)
     ]
@@ -250,7 +255,31 @@ def linear_model(name: str, question: Question, sources: list, readouts: list[st
     """Let ridge and the asked readouts of `data_features` answer; nobody where the samples have nothing of it."""
     features = data_features(name, question, sources)
     names = resolve_readouts([*readouts, "ridge"], question.target.kind)
-    return [] if features is None else [answer(question, System(name), readout, features) for readout in names]
+    if features is None:
+        return []
+    regional = _regional(name, features, question, sources)
+    return [answer(question, System(name), readout, features, regional) for readout in names]
+
+
+def _regional(name: str, features: Provider, question: Question, sources: list) -> Regional | None:
+    """Return what a baseline's features are by region, where it has one number per region or pair of regions."""
+    table = features(question.folds[0]) if name in ("fc", "regions") else None
+    if not isinstance(table, Features):
+        return None
+    return Regional.of_pairs(table, sources) if name == "fc" else Regional.of_volumes(table, sources)
+
+
+def regional(question: Question, sources: list) -> Regional | None:
+    """Return connectivity of series, or the regional volumes of maps; None where neither is known."""
+    name = {"series": "fc", "volume": "regions"}.get(question.people.content)
+    if name is None or (name == "regions" and not all(_has_regional(source) for source in sources)):
+        return None
+    return _regional(name, data_features(name, question, sources), question, sources)
+
+
+def _has_regional(source: Shards) -> bool:
+    """Return whether a dataset of maps has regional volumes."""
+    return (source.folder / "regional.parquet").is_file() and not source.regional.empty
 
 
 def _tangent(question: Question, sources: list) -> Provider:

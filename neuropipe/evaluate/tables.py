@@ -24,7 +24,7 @@ RUN = {
     "run_id": "string",  # <task>_<system>_<readout>[_seed-<k>]
     "system": "string",  # recipe, or name of the baseline
     "task": "string",
-    "readout": "string",  # ridge, logistic, knn, attentive; finetune: the whole network was trained; baseline: no readout
+    "readout": "string",  # ridge, logistic, knn, attentive; finetune: the network was trained; baseline: no readout
     "split": "string",
     "split_scheme": "string",
     "seed": "Int64",  # of the model; missing for baselines without one

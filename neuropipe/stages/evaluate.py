@@ -89,6 +89,10 @@ def run(
             tables.write(output.with_name("predictions.parquet"), predicted, tables.PREDICTIONS)
             tables.write(output.with_name("nulls.parquet"), permuted, tables.NULLS)
             tables.write(output.with_name("costs.parquet"), tables.read(costs, tables.COSTS, "costs"), tables.COSTS)
+            driving = [found for path in given if (found := path.with_name("drivers.parquet")).is_file()]
+            if driving:
+                drivers = tables.read(driving, tables.DRIVERS, "drivers")
+                tables.write(output.with_name("drivers.parquet"), drivers, tables.DRIVERS)
             if decoding:
                 grids = [path.with_name("efficiency.parquet") for path in decoding]
                 grid = tables.read(grids, tables.EFFICIENCY, "label-efficiency grid")

@@ -27,15 +27,16 @@ def run(*, config: Path, task: str, split_dir: Path, embeddings: list[Path], sha
     """Write ``predictions.parquet``, ``nulls.parquet``, ``choices.parquet``, ``costs.parquet`` and ``excluded.tsv``."""
     from neuropipe.evaluate import answers
     from neuropipe.evaluate.protocol import Answer
-    from neuropipe.evaluate.systems import Embeddings, features_beside, probe, without_embedding
+    from neuropipe.evaluate.systems import Embeddings, features_beside, probe, regional, without_embedding
 
     with lock(output / ".lock"):
         posed = answers.pose(config, task, split_dir, shards)
         beside = features_beside(posed.study.combined(task), posed.question, posed.sources)
+        regions = regional(posed.question, posed.sources)
         parts, unseen = [], {}
         for folder in embeddings:
             opened = Embeddings.open(folder)
             unseen[f"{folder.parent.name}/{folder.name}"] = without_embedding(posed.question, opened)
-            parts += probe(posed.question, opened, posed.study.evaluate.readouts, beside=beside)
+            parts += probe(posed.question, opened, posed.study.evaluate.readouts, beside=beside, regional=regions)
             log.info("probe %s: %s seed %s", task, opened.receipt["recipe"], opened.receipt["seed"])
         answers.write("probe", posed, Answer.join(parts), output, unseen)
