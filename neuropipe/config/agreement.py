@@ -192,6 +192,12 @@ def _finetuned_tasks(content: dict[str, Any]) -> list[str]:
             if name not in tasks:
                 lines.append(f"{where}: {with_hint(name, tasks)}")
                 continue
+            if tasks[name].get("kind") == "multiclass":
+                lines.append(
+                    f"{where}: task {name} has several classes, and networks are trained to tell two, or a number; "
+                    "leave it out (readouts of frozen embeddings answer it)"
+                )
+                continue
             asked, split = _listed(tasks[name], "datasets"), tasks[name].get("split")
             found = {held[d] for d in asked if d in held}
             if found != {held[d] for d in own if d in held}:

@@ -157,7 +157,8 @@ class Evaluate(Section):
     volumes) for maps where the study has atlases. Only where they are named: ``fc_partial`` (partial correlations) and
     ``fc_tangent`` (covariances in the training side's tangent space)."""
     combine: list[OfData] = Field(default_factory=list)
-    """Baselines that embeddings are joined with, as systems of their own (``<recipe> + fc``): what they add to it."""
+    """Baselines that embeddings are joined with, as systems of their own (``<recipe> + fc``): what they add to it. The
+    embedding's share is chosen on inner folds."""
     bootstrap: Annotated[int, Field(ge=100)] = 10000
     """Draws of the bootstrap over persons."""
     permutations: Annotated[int, Field(ge=0)] = 200

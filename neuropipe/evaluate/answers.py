@@ -89,9 +89,13 @@ def write(stage: str, posed: Posed, answer: Answer, output: Path, unseen: dict[s
     predictions = answer.predictions.sort_values([*keys, "role", *order[3:]], ignore_index=True)
     tables.write(output / "predictions.parquet", predictions, tables.PREDICTIONS)
     tables.write(output / "nulls.parquet", answer.nulls.sort_values(order, ignore_index=True), tables.NULLS)
-    choices = answer.choices.sort_values([*keys, "strength"], ignore_index=True)
+    choices = answer.choices.sort_values([*keys, "share", "n_neighbours", "strength"], ignore_index=True)
     tables.write(output / "choices.parquet", choices, tables.CHOICES)
     tables.write(output / "costs.parquet", answer.costs.sort_values(["run_id", "measure"]), tables.COSTS)
+    drivers = output / "drivers.parquet"
+    drivers.unlink(missing_ok=True)
+    if len(answer.drivers):
+        tables.write(drivers, answer.drivers.sort_values(["run_id", "region"], ignore_index=True), tables.DRIVERS)
     write_excluded(stage, posed.question, output / "excluded.tsv", unseen or {})
     task = posed.question.target.task
     settings = posed.study.tasks[task].model_dump(mode="json")

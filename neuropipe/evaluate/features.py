@@ -115,8 +115,8 @@ class Kernel:
 class Blocks:
     """Several sets of features side by side; to readouts they look like `Features`.
 
-    Each is brought to the same mean squared length on the training side, so that none drowns another by the
-    number of its features or by their unit.
+    Here each is brought to the same mean squared length on the training side, so that none drowns another by the
+    number of its features or by their unit; `neuropipe.evaluate.shares` chooses the first one's share.
 
     Attributes
     ----------
@@ -134,6 +134,10 @@ class Blocks:
     def coordinates(self, train: np.ndarray) -> np.ndarray:
         """Return the coordinates of all parts side by side (n_people, r); see `Features.coordinates`."""
         return _unit(np.concatenate([part.coordinates(train) for part in self.parts], axis=1), train)
+
+    def grams(self, train: np.ndarray) -> list[np.ndarray]:
+        """Return each part's inner products (n_people, n_people), of mean squared length 1 on the training side."""
+        return [x @ x.T for x in (part.coordinates(train) for part in self.parts)]
 
 
 def principal_coordinates(kernel: np.ndarray, train: np.ndarray) -> np.ndarray:

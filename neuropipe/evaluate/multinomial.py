@@ -1,6 +1,7 @@
 """Multinomial logistic regression for many strengths, on coordinates that are decomposed once.
 
-The same minimisation as `linear.Logistic`, for several labels that exclude each other.
+The same minimisation as `linear.Logistic`, for several labels that exclude each other: `Softmax` for many label columns
+of people (the real one and its permutations), `Multinomial` for one of clips.
 """
 
 from __future__ import annotations
@@ -8,11 +9,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
-from neuropipe.evaluate.linear import MAX_ITERATIONS, STRENGTHS, TOLERANCE, decompose
+from neuropipe.evaluate.linear import MAX_ITERATIONS, STRENGTHS, TOLERANCE, Logistic, decompose
 
 LEAST_PROBABILITY = 1e-3  # of a label in the loss that chooses a strength: inner training sides may lack one
+
+
+class Softmax(Logistic):
+    """The readout of people by classes: label columns are (n, n_columns, n_classes), predictions are logits.
+
+    Steps are by the upper bound ``X'X / 2 + strength`` of the Hessian (Böhning 1992).
+    """
+
+    _bound = 0.5
+
+    @staticmethod
+    def _probability(logit: np.ndarray) -> np.ndarray:
+        logit -= logit.max(axis=2, keepdims=True)
+        np.exp(logit, out=logit)
+        logit /= logit.sum(axis=2, keepdims=True)
+        return logit
+
+    @staticmethod
+    def loss(y: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+        """Return summed negative log-likelihoods (n_columns,); nobody's label is less probable than the least."""
+        own = (y * log_softmax(prediction, axis=2)).sum(axis=2)
+        return -np.maximum(own, np.log(LEAST_PROBABILITY)).sum(axis=0)
 
 
 class Multinomial:

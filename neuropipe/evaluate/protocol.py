@@ -12,14 +12,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit, softmax
+from threadpoolctl import threadpool_limits
 
-from neuropipe.evaluate import attentive, tables
-from neuropipe.evaluate.features import Features, Kernel
-from neuropipe.evaluate.linear import STRENGTHS, Logistic, Path, Ridge, nested
+from neuropipe.evaluate import attentive, knn, shares, tables
+from neuropipe.evaluate.drivers import Regional
+from neuropipe.evaluate.features import Blocks, Features, Kernel
+from neuropipe.evaluate.linear import Logistic, Path, Ridge
+from neuropipe.evaluate.multinomial import Softmax
 from neuropipe.evaluate.question import Fold, Question, inner_folds
+from neuropipe.evaluate.targets import Target
 
-READOUTS: dict[str, type[Path]] = {"ridge": Ridge, "logistic": Logistic}
+LINEAR = ("ridge", "logistic")
 ATTENTIVE = "attentive"  # reads tokens, not one vector per person
+READOUTS: dict[str, dict[str, type[Path]]] = {  # by kind of target
+    "binary": {"ridge": Ridge, "logistic": Logistic, "knn": knn.Votes, ATTENTIVE: attentive.AttentiveLogistic},
+    "multiclass": {"ridge": Ridge, "logistic": Softmax, "knn": knn.Votes},
+    "regression": {"ridge": Ridge, "knn": knn.Means, ATTENTIVE: attentive.AttentiveRidge},
+}
 
 
 @dataclass(frozen=True)
@@ -52,12 +62,13 @@ class Answer:
     nulls: pd.DataFrame
     choices: pd.DataFrame
     costs: pd.DataFrame
+    drivers: pd.DataFrame
 
     @classmethod
     def join(cls, answers: list[Answer]) -> Answer:
         """Return the tables of several answers one below the other."""
         parts = []
-        for name in ("predictions", "nulls", "choices", "costs"):
+        for name in ("predictions", "nulls", "choices", "costs", "drivers"):
             columns = getattr(tables, name.upper())
             rows = [table for one in answers if len(table := getattr(one, name))]
             parts.append(pd.concat(rows, ignore_index=True) if rows else tables.frame([], columns))
@@ -65,15 +76,24 @@ class Answer:
 
 
 def resolve_readouts(names: list[str], kind: str) -> list[str]:
-    """Return the linear readouts for a kind of target: numbers have ridge; of classes, ``linear`` means logistic."""
+    """Return the readouts of one vector per person for a kind of target.
+
+    ``linear`` is logistic for classes and ridge for numbers, which have nothing else that is linear. Where only
+    ``attentive`` is asked for, linear ones stand beside it.
+    """
     names = [name for name in names if name != ATTENTIVE] or ["linear"]
-    if kind == "regression":
-        return ["ridge"]
-    return list(dict.fromkeys("logistic" if name == "linear" else name for name in names))
+    linear = "ridge" if kind == "regression" else "logistic"
+    known = READOUTS.get(kind, {})
+    return list(dict.fromkeys(name if name in known else linear for name in names))
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # on busy machines several threads wait for each other
 def answer(
-    question: Question, system: System, readout: str, features: Callable[[Fold], Features | Kernel | attentive.Tokens]
+    question: Question,
+    system: System,
+    readout: str,
+    features: Callable[[Fold], Features | Kernel | Blocks | attentive.Tokens],
+    regional: Regional | None = None,
 ) -> Answer:
     """Let a readout of frozen `features` answer a question, with its null.
 
@@ -84,37 +104,41 @@ def answer(
     system : System
         Whose features these are.
     readout : str
-        ``ridge`` or ``logistic``, or ``attentive`` for tokens.
+        One of `READOUTS` for the kind of target; ``attentive`` reads tokens.
     features : callable
         Features of a fold, one row per person of `question.people`.
+    regional : Regional, optional
+        What the regions' part in the answer is told by. Where these are the very features of a linear readout, by the
+        scores of the training side that it was fitted to, else by those of the test people.
     """
     started = time.perf_counter()
-    model = attentive.READOUT[question.target.kind] if readout == ATTENTIVE else READOUTS[readout]
+    model = READOUTS[question.target.kind][readout]
     run_id = _run_id(question, system, readout)
-    predictions, nulls, choices = [], [], []
+    predictions, nulls, choices, patterns = [], [], [], []
     for fold in question.folds:
         table = features(fold)
-        coordinates = table.coordinates(fold.train)
-        result = nested(
-            model,
-            coordinates[fold.train],
-            question.labels[fold.train],
-            coordinates[fold.judged],
-            inner_folds(question.people, fold.train, question.seed),
-        )
-        predictions.append(_predictions(question, system, readout, fold, result.prediction[:, 0]))
-        nulls += _nulls(question, run_id, fold, result.prediction[:, 1:])
+        inner = inner_folds(question.people, fold.train, question.seed)
+        labels = question.columns(fold.train)
+        asked = np.concatenate([fold.judged, fold.train])  # the training side for what drives the answer
+        result, _ = shares.read(model, table, fold.train, asked, labels, inner)
+        said = result.prediction[: len(fold.judged)]
+        predictions.append(_predictions(question, system, readout, fold, said[:, 0]))
+        nulls += _nulls(question, run_id, fold, said[:, 1:])
+        if regional is not None and result.prediction.ndim == 2:
+            fitted = table is regional.features and readout in LINEAR
+            rows = np.arange(len(fold.judged), len(asked)) if fitted else np.arange(len(asked))[_tested(fold)]
+            patterns.append(regional.pattern(asked[rows], result.prediction[rows, 0]))
         choices += [
             {
                 "run_id": run_id,
                 "repeat": fold.repeat,
                 "fold": fold.name,
                 "n_features": table.n_features,
-                "strength": strength,
+                **setting,
                 "inner_loss": loss,
                 "chosen": place == result.chosen[0],
             }
-            for place, (strength, loss) in enumerate(zip(STRENGTHS, result.inner_loss[:, 0], strict=True))
+            for place, (setting, loss) in enumerate(zip(result.tried, result.inner_loss[:, 0], strict=True))
         ]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     costs = [
@@ -126,6 +150,7 @@ def answer(
         tables.frame(nulls, tables.NULLS),
         tables.frame(choices, tables.CHOICES),
         tables.frame(costs, tables.COSTS),
+        _drivers(question, system, readout, regional, patterns),
     )
 
 
@@ -133,9 +158,9 @@ def constant_answer(question: Question, system: System) -> Answer:
     """Let the training side's prevalence or mean answer; it has no null, because it knows no labels of people."""
     predictions = []
     for fold in question.folds:
-        mean = question.target.y[fold.train].mean()
-        constant = np.log(mean / (1 - mean)) if question.target.kind == "binary" else mean
-        value = np.full(len(fold.judged), constant)
+        mean = question.columns(fold.train)[:, 0].mean(axis=0)
+        constant = {"binary": logit, "multiclass": np.log}.get(question.target.kind, float)(mean)
+        value = np.repeat(np.asarray(constant)[None], len(fold.judged), axis=0)
         predictions.append(_predictions(question, system, "baseline", fold, value))
     return replace(Answer.join([]), predictions=pd.concat(predictions, ignore_index=True))
 
@@ -166,18 +191,35 @@ def given_answer(
     return replace(Answer.join([]), **found)
 
 
-def _cost(question: Question, system: System, readout: str, measure: str, value: float, unit: str) -> dict[str, Any]:
-    """Return a row of the table of costs."""
+def _tested(fold: Fold) -> slice:
+    """Return the places of test people among those who are judged."""
+    return slice(len(fold.validation), len(fold.judged))
+
+
+def _drivers(
+    question: Question, system: System, readout: str, regional: Regional | None, patterns: list[np.ndarray]
+) -> pd.DataFrame:
+    """Return the mean over folds of every region's pattern; nothing where there is none."""
+    if regional is None or not patterns:
+        return tables.frame([], tables.DRIVERS)
+    about = _about(question, system, readout)
+    return tables.frame(regional.table.assign(**about, weight=np.mean(patterns, axis=0)), tables.DRIVERS)
+
+
+def _about(question: Question, system: System, readout: str) -> dict[str, Any]:
+    """Return which run a row of costs or drivers is of."""
     return {
         "run_id": _run_id(question, system, readout),
         "system": system.name,
         "task": question.target.task,
         "readout": readout,
         "seed": system.seed,
-        "measure": measure,
-        "value": value,
-        "unit": unit,
     }
+
+
+def _cost(question: Question, system: System, readout: str, measure: str, value: float, unit: str) -> dict[str, Any]:
+    """Return a row of the table of costs."""
+    return _about(question, system, readout) | {"measure": measure, "value": value, "unit": unit}
 
 
 def _run_id(question: Question, system: System, readout: str) -> str:
@@ -211,23 +253,35 @@ def run_facts(question: Question, system: System, readout: str, fold: Fold) -> d
 
 
 def _predictions(question: Question, system: System, readout: str, fold: Fold, value: np.ndarray) -> pd.DataFrame:
-    """Return one fold's rows; `value` is what the readout gives for `fold.judged` (classes: log odds or a score)."""
+    """Return one fold's rows; `value` is what the readout gives for `fold.judged`.
+
+    That is log odds or a score; of several classes, logits (or scores) in columns; or numbers.
+    """
     target, rows = question.target, fold.judged
-    binary = target.kind == "binary"
-    logit = binary and readout != "ridge"
     people = question.people.table.iloc[rows]
     table = people[["dataset", "participant_id", "person", "site", "sex"]].reset_index(drop=True)
-    facts = run_facts(question, system, readout, fold) | {"train_mean": target.y[fold.train].mean()}
-    score = 1 / (1 + np.exp(-value)) if logit else value
+    mean = np.nan if target.kind == "multiclass" else target.y[fold.train].mean()
     table = table.assign(
-        **facts,
+        **run_facts(question, system, readout, fold),
+        train_mean=mean,
         role=["validation"] * len(fold.validation) + ["test"] * len(fold.test),
         y=target.y[rows],
-        score=score if binary else np.nan,
-        yhat=np.nan if binary else value,
-        logit=value if logit else np.nan,
+        **_said(target, readout, value),
     )
+    if target.kind == "multiclass":
+        table["label"] = [target.classes[int(place)] for place in target.y[rows]]
     return tables.frame(table.reindex(columns=list(tables.PREDICTIONS)), tables.PREDICTIONS)
+
+
+def _said(target: Target, readout: str, value: np.ndarray) -> dict[str, Any]:
+    """Return the columns of `tables.PREDICTIONS` that a readout fills; ridge gives no probabilities."""
+    if target.kind == "regression":
+        return {"yhat": value}
+    if target.kind == "binary":
+        return {"score": value} if readout == "ridge" else {"score": expit(value), "logit": value}
+    place = value.argmax(axis=1)
+    said = {"yhat": place, "predicted": [target.classes[p] for p in place]}
+    return said if readout == "ridge" else said | {"probability": list(softmax(value, axis=1).astype(np.float32))}
 
 
 def _nulls(question: Question, run_id: str, fold: Fold, prediction: np.ndarray) -> Iterator[dict[str, Any]]:
@@ -235,6 +289,8 @@ def _nulls(question: Question, run_id: str, fold: Fold, prediction: np.ndarray) 
     if prediction.shape[1] == 0:
         return
     people = question.people.table
+    if prediction.ndim == 3:  # of several classes, the place of the most probable
+        prediction = prediction.argmax(axis=2)
     tested = prediction[len(fold.validation) :].astype(np.float32)
     for row, values in zip(fold.test, tested, strict=True):
         yield {

@@ -61,6 +61,15 @@ class Question:
     seed: int
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def columns(self, rows: np.ndarray) -> np.ndarray:
+        """Return the labels of some people as readouts learn them: (n, 1 + draws), of several classes one-hot.
+
+        Then it is (n, 1 + draws, n_classes), in the order of `Target.classes`.
+        """
+        if self.target.kind != "multiclass":
+            return self.labels[rows]
+        return (self.labels[rows][:, :, None] == np.arange(len(self.target.classes))).astype(float)
+
 
 def ask(
     people: People, target: Target, table: pd.DataFrame, *, draws: int, seed: int, facts: dict[str, Any] | None = None
@@ -92,7 +101,7 @@ def ask(
         place = (part["dataset"] + "/" + part["participant_id"]).map(rows).to_numpy()
         side = {role: np.sort(place[part["role"] == role]) for role in ("train", "validation", "test")}
         for role in ("train", "test"):
-            if len(side[role]) == 0 or (target.kind == "binary" and len(np.unique(target.y[side[role]])) < 2):
+            if len(side[role]) == 0 or len(np.unique(target.y[side[role]])) < _least_classes(target, role):
                 raise SplitError(
                     f"Task {target.task!r}, fold {name} of the split {table['split'].iloc[0]!r}: the {role} side needs "
                     f"people of every class, found {len(side[role])} people with a target. Make the split again."
@@ -103,6 +112,13 @@ def ask(
     labels = permuted(target.y, null_blocks(people, folds), draws, rng, people.individuals.to_numpy())
     scheme = str(table["scheme"].iloc[0])
     return Question(people, target, str(table["split"].iloc[0]), scheme, folds, labels, seed, facts or {})
+
+
+def _least_classes(target: Target, role: str) -> int:
+    """Return how many classes a side must have: all to learn from, two to be judged."""
+    if target.kind == "multiclass" and role == "train":
+        return len(target.classes)
+    return 2 if target.kind in ("binary", "multiclass") else 0
 
 
 def null_blocks(people: People, folds: list[Fold]) -> np.ndarray:

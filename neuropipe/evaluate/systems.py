@@ -15,7 +15,8 @@ import pandas as pd
 from neuropipe.errors import InputError
 from neuropipe.evaluate import connectome, tables
 from neuropipe.evaluate.anatomy import Maps, MaskedVoxels, regional_volumes
-from neuropipe.evaluate.attentive import Tokens
+from neuropipe.evaluate.attentive import READOUT, Tokens
+from neuropipe.evaluate.drivers import Regional
 from neuropipe.evaluate.features import Blocks, Features, Kernel, confound_design, confound_names, connectivity
 from neuropipe.evaluate.identification import connectivity_of
 from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
@@ -23,6 +24,7 @@ from neuropipe.evaluate.looks import Looks
 from neuropipe.evaluate.protocol import ATTENTIVE, Answer, System, answer, constant_answer, resolve_readouts
 from neuropipe.evaluate.question import Fold, Question
 from neuropipe.provenance import read_json
+from neuropipe.shards.read import Shards
 
 Weights = Literal["trained", "random"]
 Provider = Callable[[Fold], Features | Kernel]  # features on a fold, one row per person of its question
@@ -122,12 +124,13 @@ def probe(
     weights: Weights = "trained",
     beside: Mapping[str, Provider] | None = None,
     looks: Looks | None = None,
+    regional: Regional | None = None,
 ) -> list[Answer]:
     """Let readouts of frozen embeddings answer, alone and joined with the features of baselines.
 
     The attentive readout answers alone, if asked and where there are tokens. Joined, both parts have the same mean
-    squared length on the training side, so that none drowns the other; what the readout then gains over the baseline
-    alone is what the embeddings add to it.
+    squared length on the training side, of which inner folds choose the embedding's share; what the readout then gains
+    over the baseline alone is what the embeddings add to it.
 
     Parameters
     ----------
@@ -135,6 +138,8 @@ def probe(
         By name of a baseline: its features on a fold, see `data_features`.
     looks : Looks, optional
         Sees the embeddings too, and says whether they answer once more with ComBat.
+    regional : Regional, optional
+        What is known of regions, to tell which of them the scores go with.
 
     Raises
     ------
@@ -150,7 +155,7 @@ def probe(
 
     asked = {None: alone} | {name: joined(features) for name, features in (beside or {}).items()}
     found = [
-        answer(question, system, name, own)
+        answer(question, system, name, own, regional)
         for baseline, features in asked.items()
         for system, own in _versions(embedding_system(question, embeddings, weights, baseline), features, looks)
         for name in resolve_readouts(readouts, question.target.kind)
@@ -159,7 +164,9 @@ def probe(
         system = embedding_system(question, embeddings, weights)
         single = partial(embeddings.recordings, question, weights=weights)
         looks.show(system, alone, lambda fold, rows: single(fold, rows=rows), strangers=weights == "trained")
-    if ATTENTIVE in readouts and embeddings.has_tokens(question, weights):
+    if ATTENTIVE in readouts and question.target.kind not in READOUT:
+        log.warning("no attentive readout for %s: it tells two classes, or numbers", question.target.task)
+    elif ATTENTIVE in readouts and embeddings.has_tokens(question, weights):
         system = embedding_system(question, embeddings, weights)
         found.append(answer(question, system, ATTENTIVE, lambda fold: embeddings.tokens(question, fold, weights)))
     return found
@@ -276,15 +283,37 @@ def linear_model(
         return []
     names = resolve_readouts([*readouts, "ridge"], question.target.kind)
     versions = _versions(System(name), features, looks)
+    regions = _regional(name, features, question, sources)
     if looks is not None and name in (FC, "voxels"):
         single = partial(connectivity_of, question.people, sources)
         looks.show(System(name), features, (lambda _, rows: single(rows)) if name == FC else None)
-    return [answer(question, system, readout, own) for system, own in versions for readout in names]
+    return [answer(question, system, readout, own, regions) for system, own in versions for readout in names]
 
 
 def _versions(system: System, features: Provider, looks: Looks | None) -> list[tuple[System, Provider]]:
     """Return a system with its features and, where the study asks for it, both after ComBat."""
     return [(system, features)] if looks is None else list(looks.versions(system, features))
+
+
+def _regional(name: str, features: Provider, question: Question, sources: list) -> Regional | None:
+    """Return what a baseline's features are by region, where it has one number per region or pair of regions."""
+    table = features(question.folds[0]) if name in ("fc", "regions") else None
+    if not isinstance(table, Features):
+        return None
+    return Regional.of_pairs(table, sources) if name == "fc" else Regional.of_volumes(table, sources)
+
+
+def regional(question: Question, sources: list) -> Regional | None:
+    """Return connectivity of series, or the regional volumes of maps; None where neither is known."""
+    name = {"series": "fc", "volume": "regions"}.get(question.people.content)
+    if name is None or (name == "regions" and not all(_has_regional(source) for source in sources)):
+        return None
+    return _regional(name, data_features(name, question, sources), question, sources)
+
+
+def _has_regional(source: Shards) -> bool:
+    """Return whether a dataset of maps has regional volumes."""
+    return (source.folder / "regional.parquet").is_file() and not source.regional.empty
 
 
 def _tangent(question: Question, sources: list) -> Provider:

@@ -25,7 +25,7 @@ RUN = {
     "run_id": "string",  # <task>_<system>_<readout>[_seed-<k>]
     "system": "string",  # recipe, or name of the baseline
     "task": "string",
-    "readout": "string",  # ridge, logistic, attentive; finetune: the whole network was trained; baseline: no readout
+    "readout": "string",  # ridge, logistic, knn, attentive; finetune: the network was trained; baseline: no readout
     "split": "string",
     "split_scheme": "string",
     "seed": "Int64",  # of the model; missing for baselines without one
@@ -131,7 +131,9 @@ CHOICES = {
     "repeat": "Int64",
     "fold": "string",
     "n_features": "Int64",
-    "strength": "float64",
+    "strength": "float64",  # per training person; missing for neighbours
+    "n_neighbours": "Int64",
+    "share": "float64",  # of joined features: the embedding's, of the squared length
     "inner_loss": "float64",  # mean over the training side's inner test folds
     "chosen": "boolean",
 }

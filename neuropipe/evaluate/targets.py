@@ -24,12 +24,14 @@ class Target:
     column : str
         The participants column that was asked for.
     kind : str
-        ``binary``, ``regression`` or ``decoding``.
+        ``binary``, ``multiclass``, ``regression`` or ``decoding``.
     positive : str or None
         Binary: the value that is coded 1.
     y : float ndarray (n_people,)
-        0 or 1, or the number, or 0 for people with clips; NaN where unknown or where the task does not ask the
-        person's dataset.
+        0 or 1, or the place of the class, or the number, or 0 for people with clips; NaN where unknown or where the
+        task does not ask the person's dataset.
+    classes : tuple of str
+        Multiclass: the values of the column, by place.
     """
 
     task: str
@@ -37,6 +39,7 @@ class Target:
     kind: str
     positive: str | None
     y: np.ndarray
+    classes: tuple[str, ...] = ()
 
     @property
     def known(self) -> np.ndarray:
@@ -93,7 +96,10 @@ def read_target(name: str, task: Task, people: People) -> Target:
         The column cannot answer the question; see `class_labels`.
     """
     if task.kind == "multiclass":
-        raise ConfigError(f"tasks.{name}.kind: multiclass is not judged yet; use binary or regression.")
+        labels = class_labels(name, task, people)
+        classes = tuple(sorted(labels.dropna().unique()))
+        y = labels.map({label: float(place) for place, label in enumerate(classes)}).to_numpy(float)
+        return Target(name, task.target, task.kind, None, y, classes)
     if task.kind == "binary":
         labels = class_labels(name, task, people)
         y = np.where(labels.isna(), np.nan, (labels == task.positive).astype(float))

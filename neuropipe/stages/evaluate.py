@@ -111,6 +111,10 @@ def run(
             beside["places"] = shown.read(predictions, "places", tables.PLACES)
             for name, table in beside.items():
                 shown.write(output.with_name(f"{name}.parquet"), table, {**shown.FILES, "places": tables.PLACES}[name])
+            driving = [found for path in given if (found := path.with_name("drivers.parquet")).is_file()]
+            if driving:
+                drivers = tables.read(driving, tables.DRIVERS, "drivers")
+                tables.write(output.with_name("drivers.parquet"), drivers, tables.DRIVERS)
             if decoding:
                 grids = [path.with_name("efficiency.parquet") for path in decoding]
                 grid = tables.read(grids, tables.EFFICIENCY, "label-efficiency grid")

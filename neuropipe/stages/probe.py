@@ -31,17 +31,25 @@ def run(*, config: Path, task: str, split_dir: Path, embeddings: list[Path], sha
     from neuropipe.evaluate import answers
     from neuropipe.evaluate.looks import looks_of
     from neuropipe.evaluate.protocol import Answer
-    from neuropipe.evaluate.systems import Embeddings, features_beside, probe, without_embedding
+    from neuropipe.evaluate.systems import Embeddings, features_beside, probe, regional, without_embedding
 
     with lock(output / ".lock"):
         posed = answers.pose(config, task, split_dir, shards)
         beside = features_beside(posed.study.combined(task), posed.question, posed.sources)
         looks = looks_of(posed.question, posed.study.evaluate)
+        regions = regional(posed.question, posed.sources)
         parts, unseen = [], {}
         for folder in embeddings:
             opened = Embeddings.open(folder)
             unseen[f"{folder.parent.name}/{folder.name}"] = without_embedding(posed.question, opened)
-            parts += probe(posed.question, opened, posed.study.evaluate.readouts, beside=beside, looks=looks)
+            parts += probe(
+                posed.question,
+                opened,
+                posed.study.evaluate.readouts,
+                beside=beside,
+                looks=looks,
+                regional=regions,
+            )
             log.info("probe %s: %s seed %s", task, opened.receipt["recipe"], opened.receipt["seed"])
         looks.write(output)
         answers.write("probe", posed, Answer.join(parts), output, unseen)

@@ -79,6 +79,30 @@ def test_the_nested_choice_is_the_best_of_a_plain_cross_validation():
     np.testing.assert_allclose(result.prediction[:, 0], final, atol=1e-6)
 
 
+@pytest.mark.parametrize(("n", "p"), SHAPES)
+def test_what_ridge_leaves_of_inner_folds_is_what_it_leaves_when_they_are_left_out(n, p):
+    train, y, _ = problem(n, p)
+    inner = np.concatenate([[0] * 7, np.arange(n - 7) % 4])  # folds of different sizes
+    expected = np.zeros((len(STRENGTHS), 2))
+    for place, strength in enumerate(STRENGTHS):
+        for fold in range(4):
+            out = inner == fold
+            model = linear_model.Ridge(alpha=strength * (~out).sum(), solver="svd").fit(train[~out], y[~out])
+            expected[place] += ((model.predict(train[out]) - y[out]) ** 2).sum(axis=0)
+    np.testing.assert_allclose(Ridge.inner_losses(train, y, inner, STRENGTHS), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "p"), SHAPES)
+def test_principal_coordinates_are_not_decomposed_again(n, p):
+    train, y, other = problem(n, p)
+    once = linear.decompose(train, other)
+    turned, moved = once.u * np.sqrt(once.values), once.other
+    again = linear.decompose(turned, moved)
+    np.testing.assert_array_equal(again.other, moved - turned.mean(axis=0))  # not turned
+    direct = Ridge(train, y, other).predict(np.arange(2), np.full(2, 3.0))
+    np.testing.assert_allclose(Ridge(turned, y, moved).predict(np.arange(2), np.full(2, 3.0)), direct, atol=1e-10)
+
+
 def test_labels_without_signal_choose_the_strongest_and_predict_the_mean():
     rng = np.random.default_rng(0)
     train = rng.standard_normal((60, 200)) / np.sqrt(200)

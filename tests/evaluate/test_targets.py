@@ -30,6 +30,14 @@ def test_numbers_in_a_class_column_are_compared_as_text():
     np.testing.assert_array_equal(read_target("t", task(positive="2"), people).y, [0, 1, 0, np.nan])
 
 
+def test_classes_have_places_in_the_order_of_their_names():
+    people = some_people(5)
+    people.participants["toy"]["diagnosis"] = [3.0, 1.0, np.nan, 10.0, 1.0]
+    target = read_target("t", task(kind="multiclass", positive=None), people)
+    assert target.classes == ("1", "10", "3")
+    np.testing.assert_array_equal(target.y, [2, 0, np.nan, 1, 0])
+
+
 def test_a_number_is_read_as_it_is():
     people = some_people(4)
     people.participants["toy"]["age"] = ["20", "31.5", "n/a", "40"]
@@ -47,7 +55,7 @@ def test_a_number_is_read_as_it_is():
         (["a", "b", "patient", "b"], {}, ConfigError, r"has 3 values \(a, b, patient\) but the task is binary"),
         ([5, 5, 5, 5], {"kind": "regression"}, InputError, "does not vary"),
         (["five", 5, 5, 5], {"kind": "regression"}, InputError, "Expected numbers.*five"),
-        (["a", "b", "a", "b"], {"kind": "multiclass"}, ConfigError, "use binary or regression"),
+        (["a", "a", None, "a"], {"kind": "multiclass"}, InputError, "needs two classes .*found only 'a'"),
         (["a", "b", "a", "b"], {"target": "diagnoses"}, InputError, "Did you mean 'diagnosis'"),
     ],
 )
