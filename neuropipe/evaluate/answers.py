@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -64,6 +64,7 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
     }
     draws = 0 if clips else study.evaluate.permutations
     question = ask(people, target, table, draws=draws, seed=study.seed, facts=facts)
+    question = replace(question, learning_draws=0 if clips else study.evaluate.learning_curve_draws)
     inputs = {f"shards/{s.dataset}/manifest.parquet": sha256(s.folder / "manifest.parquet") for s in sources} | labelled
     return Posed(question, study, sources, inputs | {f"splits/{split_dir.name}/splits.parquet": sha256(path)})
 
@@ -91,6 +92,11 @@ def write(stage: str, posed: Posed, answer: Answer, output: Path, unseen: dict[s
     choices = answer.choices.sort_values([*keys, "strength"], ignore_index=True)
     tables.write(output / "choices.parquet", choices, tables.CHOICES)
     tables.write(output / "costs.parquet", answer.costs.sort_values(["run_id", "measure"]), tables.COSTS)
+    curves = output / "efficiency.parquet"
+    curves.unlink(missing_ok=True)
+    if len(answer.efficiency):
+        places = [*keys, "n_people", "draw", "metric"]
+        tables.write(curves, answer.efficiency.sort_values(places, ignore_index=True), tables.EFFICIENCY)
     write_excluded(stage, posed.question, output / "excluded.tsv", unseen or {})
     task = posed.question.target.task
     settings = posed.study.tasks[task].model_dump(mode="json")

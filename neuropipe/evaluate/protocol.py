@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuropipe.evaluate import attentive, tables
+from neuropipe.evaluate import attentive, learning, tables
 from neuropipe.evaluate.features import Features, Kernel
 from neuropipe.evaluate.linear import STRENGTHS, Logistic, Path, Ridge, nested
 from neuropipe.evaluate.question import Fold, Question, inner_folds
@@ -52,12 +52,13 @@ class Answer:
     nulls: pd.DataFrame
     choices: pd.DataFrame
     costs: pd.DataFrame
+    efficiency: pd.DataFrame
 
     @classmethod
     def join(cls, answers: list[Answer]) -> Answer:
         """Return the tables of several answers one below the other."""
         parts = []
-        for name in ("predictions", "nulls", "choices", "costs"):
+        for name in ("predictions", "nulls", "choices", "costs", "efficiency"):
             columns = getattr(tables, name.upper())
             rows = [table for one in answers if len(table := getattr(one, name))]
             parts.append(pd.concat(rows, ignore_index=True) if rows else tables.frame([], columns))
@@ -91,7 +92,7 @@ def answer(
     started = time.perf_counter()
     model = attentive.READOUT[question.target.kind] if readout == ATTENTIVE else READOUTS[readout]
     run_id = _run_id(question, system, readout)
-    predictions, nulls, choices = [], [], []
+    predictions, nulls, choices, efficiency, seconds = [], [], [], [], 0.0
     for fold in question.folds:
         table = features(fold)
         coordinates = table.coordinates(fold.train)
@@ -116,9 +117,15 @@ def answer(
             }
             for place, (strength, loss) in enumerate(zip(STRENGTHS, result.inner_loss[:, 0], strict=True))
         ]
+        begun, facts = time.perf_counter(), run_facts(question, system, readout, fold)
+        tested = result.prediction[len(fold.validation) :, 0][: len(fold.test)]
+        points = learning.curve(question, fold, model, coordinates, tested, _gives_logits(question, readout))
+        efficiency += [facts | point for point in points]
+        seconds += time.perf_counter() - begun
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     costs = [
-        _cost(question, system, readout, "readout and null", time.perf_counter() - started, "s"),
+        _cost(question, system, readout, "readout and null", time.perf_counter() - started - seconds, "s"),
+        _cost(question, system, readout, "learning curve", seconds, "s"),
         _cost(question, system, readout, "peak memory of the process", memory, "byte"),
     ]
     return Answer(
@@ -126,6 +133,7 @@ def answer(
         tables.frame(nulls, tables.NULLS),
         tables.frame(choices, tables.CHOICES),
         tables.frame(costs, tables.COSTS),
+        tables.frame(efficiency, tables.EFFICIENCY),
     )
 
 
@@ -180,6 +188,11 @@ def _cost(question: Question, system: System, readout: str, measure: str, value:
     }
 
 
+def _gives_logits(question: Question, readout: str) -> bool:
+    """Return whether predictions are log odds; ridge gives scores."""
+    return question.target.kind == "binary" and readout != "ridge"
+
+
 def _run_id(question: Question, system: System, readout: str) -> str:
     seed = "" if system.seed is None else f"_seed-{system.seed}"
     name = system.name.replace(tables.BESIDE, "_beside_")
@@ -213,8 +226,7 @@ def run_facts(question: Question, system: System, readout: str, fold: Fold) -> d
 def _predictions(question: Question, system: System, readout: str, fold: Fold, value: np.ndarray) -> pd.DataFrame:
     """Return one fold's rows; `value` is what the readout gives for `fold.judged` (classes: log odds or a score)."""
     target, rows = question.target, fold.judged
-    binary = target.kind == "binary"
-    logit = binary and readout != "ridge"
+    binary, logit = target.kind == "binary", _gives_logits(question, readout)
     people = question.people.table.iloc[rows]
     table = people[["dataset", "participant_id", "person", "site", "sex"]].reset_index(drop=True)
     facts = run_facts(question, system, readout, fold) | {"train_mean": target.y[fold.train].mean()}

@@ -50,6 +50,8 @@ class Question:
         Of inner folds.
     facts : dict
         Columns of `tables.RUN` that hold for every system: hashes, atlas.
+    learning_draws : int
+        Draws of people for each point of a learning curve; 0 leaves curves out.
     """
 
     people: People
@@ -60,6 +62,7 @@ class Question:
     labels: np.ndarray
     seed: int
     facts: dict[str, Any] = field(default_factory=dict)
+    learning_draws: int = 0
 
 
 def ask(

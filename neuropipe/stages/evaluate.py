@@ -40,9 +40,9 @@ def run(
 ) -> None:
     """Write ``metrics.parquet`` and, beside it, the joined predictions, nulls, costs and ``leakage.json``.
 
-    Of clips, ``decoding.parquet`` and ``efficiency.parquet`` are joined where any are given. Given the joined
-    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet`` and its sidecar
-    ``metrics.json`` are written, and the metrics are the same as the first time.
+    ``efficiency.parquet`` (learning curves) and, of clips, ``decoding.parquet`` are joined where there are any. Given
+    the joined ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only ``metrics.parquet`` and its
+    sidecar ``metrics.json`` are written, and the metrics are the same as the first time.
 
     Raises
     ------
@@ -90,12 +90,20 @@ def run(
             tables.write(output.with_name("nulls.parquet"), permuted, tables.NULLS)
             tables.write(output.with_name("costs.parquet"), tables.read(costs, tables.COSTS, "costs"), tables.COSTS)
             if decoding:
-                grids = [path.with_name("efficiency.parquet") for path in decoding]
-                grid = tables.read(grids, tables.EFFICIENCY, "label-efficiency grid")
                 tables.write(output.with_name("decoding.parquet"), decoded, tables.DECODING)
-                tables.write(output.with_name("efficiency.parquet"), grid, tables.EFFICIENCY)
+            _join_curves(given, output.with_name("efficiency.parquet"))
             write_json(output.with_name("leakage.json"), {"checks": audit})
     log.info("evaluate: %d runs, %d rows of metrics", metrics["run_id"].nunique(), len(metrics))
+
+
+def _join_curves(given: list[Path], output: Path) -> None:
+    """Write the learning curves that lie beside the predictions, those of people and of clips; no file without any."""
+    from neuropipe.evaluate import tables
+
+    parts = [part for path in given if (part := path.with_name("efficiency.parquet")).is_file()]
+    output.unlink(missing_ok=True)
+    if parts:
+        tables.write(output, tables.read(parts, tables.EFFICIENCY, "learning curves"), tables.EFFICIENCY)
 
 
 def _inside(path: Path, root: Path) -> str:

@@ -52,7 +52,7 @@ CONFIG = {
             "confounds": ["sex"],
         },
     },
-    "evaluate": {"readouts": ["linear"], "bootstrap": 200, "permutations": 60},
+    "evaluate": {"readouts": ["linear"], "bootstrap": 200, "permutations": 60, "learning_curve_draws": 3},
 }
 
 
