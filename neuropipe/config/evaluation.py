@@ -107,6 +107,11 @@ class Task(Section):
     training_draws: Annotated[int, Field(ge=1)] = 5
     """Decoding: draws of people for each of these numbers."""
 
+    @property
+    def asked(self) -> list[str]:
+        """All datasets whose people are told: those that the split divides, then the test datasets."""
+        return [*self.datasets, *self.test_datasets]
+
     @model_validator(mode="after")
     def _positive(self) -> Task:
         if self.kind == "binary" and self.positive is None:

@@ -48,9 +48,12 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
     path = split_dir / "splits.parquet"
     if not path.is_file():
         raise InputError(f"No split at {path}; run `neuropipe split` first.")
-    sources = [Shards(folder) for folder in shards if folder.name in settings.datasets]
-    if missing := sorted(set(settings.datasets) - {source.dataset for source in sources}):
+    sources = [Shards(folder) for folder in shards if folder.name in settings.asked]
+    if missing := sorted(set(settings.asked) - {source.dataset for source in sources}):
         raise ConfigError(f"Task {task!r} asks about {', '.join(missing)}, but --shards has no such folder; add it.")
+    if settings.test_datasets and sources[0].content == "series":
+        for source in sources[1:]:
+            sources[0].regions.check_same(source.regions, f"Task {task!r}: the regions of {source.dataset}")
     people = of_study(study, sources)
     clips = settings.kind == "decoding"
     target = has_clips(task, settings, people, sources) if clips else read_target(task, settings, people)
@@ -111,8 +114,13 @@ def write_excluded(stage: str, question: Question, path: Path, unseen: dict[str,
     rows = [
         [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "no target", f"{lacking} is missing"]
         for i in range(len(people))
-        if not question.target.known[i]
+        if not question.target.known[i] and i not in question.related
     ]
+    rows += [
+        [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "not external",
+         "is, or is kin of, somebody of the task's other datasets"]
+        for i in question.related
+    ]  # fmt: skip
     rows += [
         [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "no embedding",
          f"{system}: predicted from the training side's mean embedding"]

@@ -118,7 +118,7 @@ def answer(
             for place, (strength, loss) in enumerate(zip(STRENGTHS, result.inner_loss[:, 0], strict=True))
         ]
         begun, facts = time.perf_counter(), run_facts(question, system, readout, fold)
-        tested = result.prediction[len(fold.validation) :, 0][: len(fold.test)]
+        tested = _of_test(fold, result.prediction)[:, 0]
         points = learning.curve(question, fold, model, coordinates, tested, _gives_logits(question, readout))
         efficiency += [facts | point for point in points]
         seconds += time.perf_counter() - begun
@@ -188,6 +188,11 @@ def _cost(question: Question, system: System, readout: str, measure: str, value:
     }
 
 
+def _of_test(fold: Fold, prediction: np.ndarray) -> np.ndarray:
+    """Return the rows of predictions of the `judged` that are of test people."""
+    return prediction[len(fold.validation) :][: len(fold.test)]
+
+
 def _gives_logits(question: Question, readout: str) -> bool:
     """Return whether predictions are log odds; ridge gives scores."""
     return question.target.kind == "binary" and readout != "ridge"
@@ -233,7 +238,7 @@ def _predictions(question: Question, system: System, readout: str, fold: Fold, v
     score = 1 / (1 + np.exp(-value)) if logit else value
     table = table.assign(
         **facts,
-        role=["validation"] * len(fold.validation) + ["test"] * len(fold.test),
+        role=fold.roles,
         y=target.y[rows],
         score=score if binary else np.nan,
         yhat=np.nan if binary else value,
@@ -247,7 +252,7 @@ def _nulls(question: Question, run_id: str, fold: Fold, prediction: np.ndarray) 
     if prediction.shape[1] == 0:
         return
     people = question.people.table
-    tested = prediction[len(fold.validation) :].astype(np.float32)
+    tested = _of_test(fold, prediction).astype(np.float32)
     for row, values in zip(fold.test, tested, strict=True):
         yield {
             "run_id": run_id,

@@ -12,7 +12,7 @@ import pandas as pd
 
 from neuropipe.config import REFERENCES as REFERENCE_OF
 from neuropipe.errors import InputError
-from neuropipe.evaluate import tables, uncertainty
+from neuropipe.evaluate import external, tables, uncertainty
 from neuropipe.evaluate.metrics import PRIMARY, THRESHOLD, Metric
 from neuropipe.evaluate.testsets import MEAN, POOLED, TestSet, clip_sets, test_sets
 
@@ -79,7 +79,8 @@ def summarise(
     -------
     DataFrame
         Columns of `tables.METRICS`. Per run and metric: one row per fold where there are several, the
-        primary row ``fold = mean`` and the row ``fold = pooled`` beside it. Comparisons are with the
+        primary row ``fold = mean`` and the row ``fold = pooled`` beside it; per test dataset one row
+        ``fold = external`` (see `neuropipe.evaluate.external`). Comparisons are with the
         reference (connectivity of series, voxels of maps and slices), of the same readout where there is
         one; a trained model has each row again for the same network before training, and on regression
         for the mean of the training people.
@@ -97,6 +98,7 @@ def summarise(
         groups = part.groupby("run_id", sort=True)
         sets = {run_id: clip_sets(group, permutations, seed) for run_id, group in groups}
         rows += _task_rows(task, sets, draws, seed)
+    rows += external.rows(predictions, draws=draws, seed=seed, references=_references)
     table = tables.frame(rows, tables.METRICS)
     table["p_holm"] = _holm(table)
     return table

@@ -52,7 +52,7 @@ FOLD = {
 PREDICTIONS = {
     **RUN,
     **FOLD,
-    "role": "string",  # validation or test
+    "role": "string",  # validation or test; external: of a dataset that no training saw, once per fold
     "dataset": "string",
     "participant_id": "string",
     "person": "string",
@@ -238,7 +238,7 @@ METRICS = {
     "harmonisation": "string",
     "split_scheme": "string",
     "repeat": "Int64",
-    "fold": "string",  # a fold's name; "mean" over folds (the primary value); "pooled"
+    "fold": "string",  # a fold's name; "mean" over folds (the primary value); "pooled"; "external"
     "seed": "Int64",
     "n_train": "Int64",
     "n_val": "Int64",

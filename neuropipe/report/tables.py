@@ -38,7 +38,7 @@ NAMES = {
     "pearson_r": "Pearson r",
     "bias_slope": "Bias slope",
 }
-SUMMARIES = ("mean", "pooled")  # values of `fold` that are no single fold
+SUMMARIES = ("mean", "pooled", "external")  # values of `fold` that are no single fold
 RUN = ["run_id", "system", "readout", "seed"]
 TEXT = [*RUN, "fold", "reference"]
 

@@ -22,7 +22,7 @@ from neuropipe.splits.people import People, individuals
 COLUMNS = ["split", "scheme", "repeat", "fold", "role", "dataset", "participant_id", "person", "site"]
 SIDES = ("train", "validation", "test")
 N_BINS = 4  # a continuous stratification column is cut at its quartiles
-RESERVED = ("mean", "pooled")  # what tables of metrics call the rows over all folds
+RESERVED = ("mean", "pooled", "external")  # what tables of metrics call the rows that are of no single fold
 MANY_VALUES = 10  # a numeric column with more distinct values than this counts as continuous
 
 Amount = float | int | dict[str, int] | None
