@@ -30,7 +30,7 @@ STAGE_VERSIONS = {
     "tars": 1,
     "events": 1,
     "clips": 1,
-    "split": 3,
+    "split": 4,
     "pretrain": 1,
     "import": 1,
     "embed": 1,

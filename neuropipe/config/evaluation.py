@@ -47,8 +47,9 @@ class Split(Section):
     """k-fold: number of folds."""
     n_repeats: Annotated[int, Field(ge=1)] = 1
     """Repeated k-fold: number of repeats."""
-    stratify: list[str] = Field(default_factory=list)
-    """Columns of participants.tsv (or roles) whose mixture is kept on every side."""
+    stratify: list[str] | None = None
+    """Columns of participants.tsv (or roles) whose mixture is kept on every side, within site. Default: of ``kfold``
+    and ``repeated_kfold`` the classes that their tasks ask for; else none."""
     site: str | None = None
     """Leave-one-site-out: column that names the site; default the role ``site``."""
     path: str | None = None
