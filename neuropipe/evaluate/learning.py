@@ -105,7 +105,7 @@ def curve(
     logit : bool
         Predictions are log odds.
     """
-    if not question.learning_draws:
+    if not question.learning_draws or question.target.kind not in METRIC_NAMES:
         return
     for draw in draws(question, fold):
         said = _answer(question, fold, model, coordinates, draw)
@@ -130,7 +130,7 @@ def _scores(
     said = 1 / (1 + np.exp(-prediction)) if logit else prediction
     mean = np.full((1, len(fold.test)), y[rows].mean())
     scored = Scored(y[None, fold.test], said[None], prediction[None] if logit else None, mean)
-    for name in METRIC_NAMES.get(kind, ()):
+    for name in METRIC_NAMES[kind]:
         metric = METRICS[kind][name]
         if logit or not metric.probability:
             yield {**point, "metric": name, "value": float(metric.compute(scored, np.ones(mean.shape))[0])}
