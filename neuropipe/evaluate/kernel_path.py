@@ -16,7 +16,7 @@ from scipy.special import expit
 from neuropipe.evaluate.linear import STRENGTHS, Logistic, Path, Ridge
 
 MAX_ITERATIONS = 50
-TOLERANCE = 1e-5  # of log odds
+TOLERANCE = 1e-3  # of the last step in log odds; what is left is of the order of its square
 LEAST_WEIGHT = 1e-8  # of people whose outcome is certain: keeps steps finite
 
 State = tuple[np.ndarray, float]  # dual weights (n,), which sum to zero, and intercept
