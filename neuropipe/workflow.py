@@ -157,7 +157,7 @@ class Graph:
         """Return the datasets whose people a recipe's models must embed: those of its own kind of content."""
         judging = set(self.config.judging_splits(recipe))
         tasks = [task for task in self.config.tasks.values() if task.split in judging and task.kind != "decoding"]
-        used = {name for task in tasks for name in task.datasets}
+        used = {name for task in tasks for name in task.asked}
         contents = self.config.contents(self.config.pretrain[recipe].datasets)
         return [name for name, item in self.config.datasets.items() if name in used and item.content in contents]
 
@@ -175,7 +175,7 @@ class Graph:
         return [
             (recipe, seed)
             for recipe, seed in pairs
-            if item.split in self.config.judging_splits(recipe) and set(item.datasets) <= embedded[recipe]
+            if item.split in self.config.judging_splits(recipe) and set(item.asked) <= embedded[recipe]
         ]
 
     def judged_recipes(self) -> list[str]:

@@ -3,8 +3,8 @@
 
 rule baselines:
     input:
-        manifests=lambda wc: graph.manifests(graph.config.tasks[wc.task].datasets),
-        participants=lambda wc: graph.participants(graph.config.tasks[wc.task].datasets),
+        manifests=lambda wc: graph.manifests(graph.config.tasks[wc.task].asked),
+        participants=lambda wc: graph.participants(graph.config.tasks[wc.task].asked),
         split=lambda wc: graph.split_tables([graph.config.tasks[wc.task].split]),
         embeddings=lambda wc: graph.embeddings(wc.task),
     output:
@@ -28,7 +28,7 @@ rule baselines:
             graph.config.seed,
         ),
         config=graph.path,
-        shards=lambda wc: graph.shard_folders(graph.config.tasks[wc.task].datasets),
+        shards=lambda wc: graph.shard_folders(graph.config.tasks[wc.task].asked),
         split=lambda wc: graph.split_folders([graph.config.tasks[wc.task].split]),
         embeddings=lambda wc: graph.embedding_folders(wc.task),
         folder=lambda wc, output: os.path.dirname(output.predictions),

@@ -4,8 +4,8 @@
 rule finetune:
     input:
         recipe=lambda wc: str(graph.config.recipe_path(wc.recipe)),
-        manifests=lambda wc: graph.manifests(graph.config.tasks[wc.task].datasets),
-        participants=lambda wc: graph.participants(graph.config.tasks[wc.task].datasets),
+        manifests=lambda wc: graph.manifests(graph.config.tasks[wc.task].asked),
+        participants=lambda wc: graph.participants(graph.config.tasks[wc.task].asked),
         split=lambda wc: graph.split_tables([graph.config.tasks[wc.task].split]),
         models=f"{graph.root}/models/{{recipe}}/seed-{{seed}}/receipt.json",
     output:
@@ -31,7 +31,7 @@ rule finetune:
             graph.config.seed,
         ),
         config=graph.path,
-        shards=lambda wc: graph.shard_folders(graph.config.tasks[wc.task].datasets),
+        shards=lambda wc: graph.shard_folders(graph.config.tasks[wc.task].asked),
         split=lambda wc: graph.split_folders([graph.config.tasks[wc.task].split]),
         folder=lambda wc, output: os.path.dirname(output.predictions),
     shell:

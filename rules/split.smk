@@ -24,7 +24,7 @@ rule split:
             "split",
             graph.config.splits[wc.split],
             {
-                name: task.model_dump()
+                name: task.model_dump(exclude={"test_datasets"})
                 for name, task in graph.config.tasks.items()
                 if task.split == wc.split
             },

@@ -166,3 +166,56 @@ def test_a_recipe_is_tuned_for_tasks_that_judge_it(content, change, message):
     recipe.update(change)
     with pytest.raises(ConfigError, match=message):
         config.parse(content)
+
+
+def elsewhere(content: dict, **pretrain) -> None:
+    """Add a dataset that a task tests on, and perhaps a recipe that learns from it."""
+    content["datasets"]["away"] = {"kind": "fmriprep", "path": "nowhere"}
+    content["tasks"]["age"]["test_datasets"] = ["away"]
+    if pretrain:
+        content["pretrain"]["far"] = {"datasets": ["away"], "recipe": "r.yaml", **pretrain}
+
+
+def test_a_test_dataset_is_one_that_nothing_learns_from(content):
+    elsewhere(content, people="train_side")  # where no split trains on it
+    study = config.parse(content)
+    assert study.tasks["age"].asked == ["demo", "away"] and study.split_datasets("main")[0] == "demo"
+    assert "away" not in study.split_datasets("main")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda c: c["tasks"]["age"].update(test_datasets=["awy"]),
+            "tasks.age.test_datasets: found 'awy', did you mean",
+        ),
+        (
+            lambda c: c["tasks"]["age"].update(test_datasets=["demo"]),
+            "test_datasets: demo is one of the datasets of diag",
+        ),
+        (
+            lambda c: c["tasks"]["state"].update(test_datasets=["away"]),
+            "tasks.state.test_datasets: clips are not judged",
+        ),
+        (lambda c: c["datasets"]["away"].update(kind="cat12"), "tasks.age.datasets: expected datasets of one content"),
+        (lambda c: elsewhere(c, people="external"), r"pretrain.far learns from away \(people: external\); no training"),
+        (lambda c: elsewhere(c, people="everyone"), r"pretrain.far learns from away \(people: everyone\); no training"),
+        (
+            lambda c: (link(c, near="away"), elsewhere(c, people="external", datasets=["near"])),
+            "pretrain.far learns from near",
+        ),
+    ],
+)
+def test_a_test_dataset_that_something_sees_is_refused(content, change, expected):
+    elsewhere(content)
+    change(content)
+    with pytest.raises(ConfigError, match=expected):
+        config.parse(content)
+
+
+def test_released_weights_embed_test_datasets_and_other_splits_may_learn_from_them(content):
+    elsewhere(content, people="external", checkpoint="weights.safetensors", datasets=["demo", "away"])
+    content["splits"]["other"] = {"scheme": "kfold"}
+    content["tasks"]["elsewhere"] = {"target": "age", "kind": "regression", "datasets": ["away"], "split": "other"}
+    config.parse(content)

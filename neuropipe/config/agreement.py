@@ -41,7 +41,8 @@ def disagreements(content: dict[str, Any]) -> list[str]:
     bold = [item for item in datasets.values() if item.get("kind") == "fmriprep" and item.get("map") is None]
     if bold and not content.get("atlases"):
         lines.append("atlases: a dataset of kind fmriprep needs at least one atlas (see `neuropipe atlas list`)")
-    lines += _mixed_contents(content) + _idle_baselines(content) + _finetuned_tasks(content) + _without_clips(content)
+    lines += _seen_test_datasets(content) + _mixed_contents(content) + _idle_baselines(content)
+    lines += _finetuned_tasks(content) + _without_clips(content)
     return lines + _impossible_on_surfaces(content) + _without_sites(content)
 
 
@@ -72,11 +73,58 @@ def _mixed_contents(content: dict[str, Any]) -> list[str]:
     lines = []
     for part in ("tasks", "pretrain"):
         for key, item in _part(content, part).items():
-            named = {name: contents[name] for name in _listed(item, "datasets") if name in contents}
+            listed = [*_listed(item, "datasets"), *_listed(item, "test_datasets")]
+            named = {name: contents[name] for name in listed if name in contents}
             if len(set(named.values())) > 1:
                 found = ", ".join(f"{name}: {held}" for name, held in named.items())
                 lines.append(f"{part}.{key}.datasets: expected datasets of one content, found {found}; make two of it")
     return lines
+
+
+def _seen_test_datasets(content: dict[str, Any]) -> list[str]:
+    """Return the test datasets that do not exist, or that something may learn from."""
+    datasets, tasks = _part(content, "datasets"), _part(content, "tasks")
+    lines = []
+    for key, task in tasks.items():
+        where, names = f"tasks.{key}.test_datasets", _listed(task, "test_datasets")
+        lines += [f"{where}: {with_hint(name, datasets)}" for name in names if name not in datasets]
+        if names and task.get("kind") == "decoding":
+            lines.append(f"{where}: clips are not judged on other datasets yet; leave it out")
+        judges = [other for other, item in tasks.items() if item.get("split") == task.get("split")]
+        for name in names:
+            divided = [other for other in judges if name in _listed(tasks[other], "datasets")]
+            if divided:
+                lines.append(
+                    f"{where}: {name} is one of the datasets of {', '.join(divided)}, so that the split "
+                    f"{task.get('split')} lets something learn from it; a test dataset stands in test_datasets alone"
+                )
+        lines += [
+            f"{where}: pretrain.{recipe} learns from {', '.join(seen)} (people: {item['people']}); no training may see "
+            "a test dataset, so leave it out of pretrain, or out of the task"
+            for recipe, item in _part(content, "pretrain").items()
+            if (seen := _pretrained_on(item, task, datasets))
+        ]
+    return lines
+
+
+def _pretrained_on(item: dict, task: dict, datasets: dict[str, dict]) -> list[str]:
+    """Return the datasets of a recipe's training whose people a task keeps for its test.
+
+    With ``train_side`` people are learned from only where a split trains on them. People whom the task's own datasets
+    share are left out of the test when it is made.
+    """
+    splits = item.get("splits") if isinstance(item.get("splits"), list) else [task.get("split")]
+    if item.get("people") not in ("external", "everyone") or item.get("checkpoint") is not None:
+        return []
+    if task.get("split") not in splits:
+        return []
+    roots = roots_of(_links_of(datasets))
+    tested, own = ({roots.get(n, n) for n in _listed(task, key)} for key in ("test_datasets", "datasets"))
+    return sorted(
+        name
+        for name in _listed(item, "datasets")
+        if name in _listed(task, "test_datasets") or roots.get(name, name) in tested - own
+    )
 
 
 def _held(item: dict[str, Any]) -> str:

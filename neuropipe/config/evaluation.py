@@ -47,8 +47,9 @@ class Split(Section):
     """k-fold: number of folds."""
     n_repeats: Annotated[int, Field(ge=1)] = 1
     """Repeated k-fold: number of repeats."""
-    stratify: list[str] = Field(default_factory=list)
-    """Columns of participants.tsv (or roles) whose mixture is kept on every side."""
+    stratify: list[str] | None = None
+    """Columns of participants.tsv (or roles) whose mixture is kept on every side, within site. Default: of ``kfold``
+    and ``repeated_kfold`` the classes that their tasks ask for; else none."""
     site: str | None = None
     """Leave-one-site-out: column that names the site; default the role ``site``."""
     path: str | None = None
@@ -106,6 +107,11 @@ class Task(Section):
     leaves the grid out."""
     training_draws: Annotated[int, Field(ge=1)] = 5
     """Decoding: draws of people for each of these numbers."""
+
+    @property
+    def asked(self) -> list[str]:
+        """All datasets whose people are told: those that the split divides, then the test datasets."""
+        return [*self.datasets, *self.test_datasets]
 
     @model_validator(mode="after")
     def _positive(self) -> Task:

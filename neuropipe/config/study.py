@@ -137,6 +137,15 @@ class StudyConfig(Section):
         used = {name for task in self.tasks.values() if task.split == split for name in task.datasets}
         return [name for name in self.datasets if name in used]
 
+    def stratified(self, split: str) -> Split:
+        """Return a split with its `stratify` filled in: folds keep the classes that their tasks ask for."""
+        item = self.splits[split]
+        if item.stratify is not None:
+            return item
+        judged = [task for task in self.tasks.values() if task.split == split and "kfold" in item.scheme]
+        classes = dict.fromkeys(task.target for task in judged if task.kind in ("binary", "multiclass"))
+        return item.model_copy(update={"stratify": list(classes)})
+
     def series_atlas(self, dataset: str) -> str:
         """Return the joined atlas label of a dataset's file names (alphanumerics only)."""
         if self.datasets[dataset].ready_made:

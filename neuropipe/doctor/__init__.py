@@ -298,7 +298,7 @@ def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
         table = table or path  # data that name their people themselves
     except NeuropipeError as error:
         return [Check(label, False, "cannot be read", str(error))]
-    tasks = [task for task in study.tasks.values() if name in task.datasets and task.kind != "decoding"]
+    tasks = [task for task in study.tasks.values() if name in task.asked and task.kind != "decoding"]
     asked = {task.target for task in tasks} | _labels(study, name)  # what is decoded are the labels of clips
     absent = sorted(asked - set(people))
     remedy = (

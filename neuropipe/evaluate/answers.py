@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -49,9 +49,12 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
     path = split_dir / "splits.parquet"
     if not path.is_file():
         raise InputError(f"No split at {path}; run `neuropipe split` first.")
-    sources = [Shards(folder) for folder in shards if folder.name in settings.datasets]
-    if missing := sorted(set(settings.datasets) - {source.dataset for source in sources}):
+    sources = [Shards(folder) for folder in shards if folder.name in settings.asked]
+    if missing := sorted(set(settings.asked) - {source.dataset for source in sources}):
         raise ConfigError(f"Task {task!r} asks about {', '.join(missing)}, but --shards has no such folder; add it.")
+    if settings.test_datasets and sources[0].content == "series":
+        for source in sources[1:]:
+            sources[0].regions.check_same(source.regions, f"Task {task!r}: the regions of {source.dataset}")
     people = of_study(study, sources)
     clips = settings.kind == "decoding"
     target = has_clips(task, settings, people, sources) if clips else read_target(task, settings, people)
@@ -65,6 +68,7 @@ def pose(config: Path, task: str, split_dir: Path, shards: list[Path]) -> Posed:
     }
     draws = 0 if clips else study.evaluate.permutations
     question = ask(people, target, table, draws=draws, seed=study.seed, facts=facts)
+    question = replace(question, learning_draws=0 if clips else study.evaluate.learning_curve_draws)
     inputs = {f"shards/{s.dataset}/manifest.parquet": sha256(s.folder / "manifest.parquet") for s in sources} | labelled
     return Posed(question, study, sources, inputs | {f"splits/{split_dir.name}/splits.parquet": sha256(path)})
 
@@ -96,6 +100,11 @@ def write(stage: str, posed: Posed, answer: Answer, output: Path, unseen: dict[s
     drivers.unlink(missing_ok=True)
     if len(answer.drivers):
         tables.write(drivers, answer.drivers.sort_values(["run_id", "region"], ignore_index=True), tables.DRIVERS)
+    curves = output / "efficiency.parquet"
+    curves.unlink(missing_ok=True)
+    if len(answer.efficiency):
+        places = [*keys, "n_people", "draw", "metric"]
+        tables.write(curves, answer.efficiency.sort_values(places, ignore_index=True), tables.EFFICIENCY)
     write_excluded(stage, posed.question, output / "excluded.tsv", unseen or {})
     task = posed.question.target.task
     settings = posed.study.tasks[task].model_dump(mode="json")
@@ -126,8 +135,13 @@ def write_excluded(stage: str, question: Question, path: Path, unseen: dict[str,
     rows = [
         [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "no target", f"{lacking} is missing"]
         for i in range(len(people))
-        if not question.target.known[i]
+        if not question.target.known[i] and i not in question.related
     ]
+    rows += [
+        [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "not external",
+         "is, or is kin of, somebody of the task's other datasets"]
+        for i in question.related
+    ]  # fmt: skip
     rows += [
         [stage, people["dataset"].iat[i], people["participant_id"].iat[i], "", "", "no embedding",
          f"{system}: predicted from the training side's mean embedding"]

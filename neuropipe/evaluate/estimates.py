@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from neuropipe.evaluate import uncertainty
-from neuropipe.evaluate.metrics import Metric
+from neuropipe.evaluate.calibration import Decision
+from neuropipe.evaluate.metrics import CALIBRATED, Metric
 from neuropipe.evaluate.testsets import POOLED, TestSet
 
 PERFECT = (0.0, 1.0)  # AUROCs whose bootstrap has no width
@@ -115,3 +117,15 @@ def _interval(
         return *uncertainty.perfect_interval(value, part.scored.y[0], part.units), f"exact_pairs{suffix}"
     method = "bootstrap_stratified" if metric.stratified else "bootstrap"
     return *uncertainty.percentile_interval(bootstrap), f"{method}{suffix}"
+
+
+def about(name: str, metric: Metric, decisions: Sequence[Decision]) -> dict[str, Any]:
+    """Return a metric's name and, where it depends on them, temperature, bias, threshold (over folds: means)."""
+    row: dict[str, Any] = {"metric": name}
+    fitted = [(decision.temperature, decision.bias) for decision in decisions if decision.calibrates]
+    if fitted and (metric.thresholded or name in CALIBRATED):
+        row["temperature"], row["bias"] = np.mean(fitted, axis=0)
+    if metric.thresholded:
+        row["threshold"] = np.mean([decision.threshold for decision in decisions])
+        row["threshold_source"] = "+".join(sorted({decision.source for decision in decisions}))
+    return row

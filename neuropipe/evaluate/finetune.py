@@ -282,8 +282,7 @@ class Tuner:
             uncertainty[fold.name] = said["std"].to_numpy()
             weights = {"checkpoint_sha256": sha256(folder / "model.safetensors")}
             fold_facts[fold.name] = system.fold_facts.get(fold.name, {}) | weights
-            role = ["validation"] * len(fold.validation) + ["test"] * len(fold.test)
-            people = people.assign(system=system.name, repeat=fold.repeat, fold=fold.name, role=role)
+            people = people.assign(system=system.name, repeat=fold.repeat, fold=fold.name, role=fold.roles)
             parts.append(pd.concat([people, said], axis=1))
         system = dataclasses.replace(system, fold_facts=fold_facts)
         found = given_answer(self.question, system, READOUT, value, uncertainty, time.perf_counter() - begun)

@@ -52,6 +52,21 @@ def refuse_overlap(n: int, system: str, fold: str, mode: str) -> None:
         )
 
 
+def refuse_external(n: int, system: str, fold: str, datasets: Iterable[str]) -> None:
+    """Raise where a model learned from people of test datasets, whom no training may see.
+
+    Raises
+    ------
+    SplitError
+        `n` of them were in pretraining.
+    """
+    if n:
+        raise SplitError(
+            f"{system}, fold {fold}: pretraining saw {n} people of the test datasets {', '.join(datasets)} (or their "
+            "kin), whom no training may see. Leave their datasets out of pretrain, or out of test_datasets."
+        )
+
+
 def shuffled_labels(predictions: pd.DataFrame, nulls: pd.DataFrame) -> list[dict[str, Any]]:
     """Return, for every run on a binary target, whether shuffled labels score at chance.
 
@@ -175,7 +190,8 @@ def follows_split(predictions: pd.DataFrame, splits: dict[str, pd.DataFrame]) ->
         keys = ["repeat", "fold", "dataset", "participant_id"]
         table = splits[name].astype({"repeat": "Int64"})[[*keys, "role"]]
         joined = rows.drop_duplicates([*keys, "role"]).merge(table, on=keys, how="left", suffixes=("", "_frozen"))
-        wrong = joined[joined["role"] != joined["role_frozen"].fillna("")]
+        expected = joined["role"].mask(joined["role"] == "external", "")  # a split divides nobody of a test dataset
+        wrong = joined[expected != joined["role_frozen"].fillna("")]
         if len(wrong):
             raise SplitError(
                 f"{len(wrong)} predictions do not follow the split {name!r} as it is now, e.g. "

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import expit, logit, softmax
 from threadpoolctl import threadpool_limits
 
-from neuropipe.evaluate import attentive, knn, shares, tables
+from neuropipe.evaluate import attentive, knn, learning, shares, tables
 from neuropipe.evaluate.drivers import Regional
 from neuropipe.evaluate.features import Blocks, Features, Kernel
 from neuropipe.evaluate.linear import Logistic, Path, Ridge
@@ -63,12 +63,13 @@ class Answer:
     choices: pd.DataFrame
     costs: pd.DataFrame
     drivers: pd.DataFrame
+    efficiency: pd.DataFrame
 
     @classmethod
     def join(cls, answers: list[Answer]) -> Answer:
         """Return the tables of several answers one below the other."""
         parts = []
-        for name in ("predictions", "nulls", "choices", "costs", "drivers"):
+        for name in ("predictions", "nulls", "choices", "costs", "drivers", "efficiency"):
             columns = getattr(tables, name.upper())
             rows = [table for one in answers if len(table := getattr(one, name))]
             parts.append(pd.concat(rows, ignore_index=True) if rows else tables.frame([], columns))
@@ -114,13 +115,13 @@ def answer(
     started = time.perf_counter()
     model = READOUTS[question.target.kind][readout]
     run_id = _run_id(question, system, readout)
-    predictions, nulls, choices, patterns = [], [], [], []
+    predictions, nulls, choices, patterns, efficiency, seconds = [], [], [], [], [], 0.0
     for fold in question.folds:
         table = features(fold)
         inner = inner_folds(question.people, fold.train, question.seed)
         labels = question.columns(fold.train)
         asked = np.concatenate([fold.judged, fold.train])  # the training side for what drives the answer
-        result, _ = shares.read(model, table, fold.train, asked, labels, inner)
+        result, coordinates = shares.read(model, table, fold.train, asked, labels, inner)
         said = result.prediction[: len(fold.judged)]
         predictions.append(_predictions(question, system, readout, fold, said[:, 0]))
         nulls += _nulls(question, run_id, fold, said[:, 1:])
@@ -140,9 +141,16 @@ def answer(
             }
             for place, (setting, loss) in enumerate(zip(result.tried, result.inner_loss[:, 0], strict=True))
         ]
+        begun, facts = time.perf_counter(), run_facts(question, system, readout, fold)
+        points = learning.curve(
+            question, fold, model, coordinates, said[_tested(fold), 0], _gives_logits(question, readout)
+        )
+        efficiency += [facts | point for point in points]
+        seconds += time.perf_counter() - begun
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     costs = [
-        _cost(question, system, readout, "readout and null", time.perf_counter() - started, "s"),
+        _cost(question, system, readout, "readout and null", time.perf_counter() - started - seconds, "s"),
+        _cost(question, system, readout, "learning curve", seconds, "s"),
         _cost(question, system, readout, "peak memory of the process", memory, "byte"),
     ]
     return Answer(
@@ -151,6 +159,7 @@ def answer(
         tables.frame(choices, tables.CHOICES),
         tables.frame(costs, tables.COSTS),
         _drivers(question, system, readout, regional, patterns),
+        tables.frame(efficiency, tables.EFFICIENCY),
     )
 
 
@@ -193,7 +202,7 @@ def given_answer(
 
 def _tested(fold: Fold) -> slice:
     """Return the places of test people among those who are judged."""
-    return slice(len(fold.validation), len(fold.judged))
+    return slice(len(fold.validation), len(fold.validation) + len(fold.test))
 
 
 def _drivers(
@@ -220,6 +229,11 @@ def _about(question: Question, system: System, readout: str) -> dict[str, Any]:
 def _cost(question: Question, system: System, readout: str, measure: str, value: float, unit: str) -> dict[str, Any]:
     """Return a row of the table of costs."""
     return _about(question, system, readout) | {"measure": measure, "value": value, "unit": unit}
+
+
+def _gives_logits(question: Question, readout: str) -> bool:
+    """Return whether predictions are log odds; ridge gives scores."""
+    return question.target.kind == "binary" and readout != "ridge"
 
 
 def _run_id(question: Question, system: System, readout: str) -> str:
@@ -264,7 +278,7 @@ def _predictions(question: Question, system: System, readout: str, fold: Fold, v
     table = table.assign(
         **run_facts(question, system, readout, fold),
         train_mean=mean,
-        role=["validation"] * len(fold.validation) + ["test"] * len(fold.test),
+        role=fold.roles,
         y=target.y[rows],
         **_said(target, readout, value),
     )
@@ -291,7 +305,7 @@ def _nulls(question: Question, run_id: str, fold: Fold, prediction: np.ndarray) 
     people = question.people.table
     if prediction.ndim == 3:  # of several classes, the place of the most probable
         prediction = prediction.argmax(axis=2)
-    tested = prediction[len(fold.validation) :].astype(np.float32)
+    tested = prediction[_tested(fold)].astype(np.float32)
     for row, values in zip(fold.test, tested, strict=True):
         yield {
             "run_id": run_id,

@@ -20,18 +20,28 @@ N_INNER_FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Rows of `People.table` (int arrays) on each side of one fold, people without a target left out."""
+    """Rows of `People.table` (int arrays) on each side of one fold, people without a target left out.
+
+    ``external`` are the people of the task's test datasets, the same in every fold.
+    """
 
     repeat: int
     name: str
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    external: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def judged(self) -> np.ndarray:
-        """Rows that are predicted: validation, then test."""
-        return np.concatenate([self.validation, self.test])
+        """Rows that are predicted: validation, then test, then external."""
+        return np.concatenate([self.validation, self.test, self.external])
+
+    @property
+    def roles(self) -> list[str]:
+        """The roles of the `judged`."""
+        sides = {"validation": self.validation, "test": self.test, "external": self.external}
+        return [role for role, rows in sides.items() for _ in rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +60,10 @@ class Question:
         Of inner folds.
     facts : dict
         Columns of `tables.RUN` that hold for every system: hashes, atlas.
+    learning_draws : int
+        Draws of people for each point of a learning curve; 0 leaves curves out.
+    related : int ndarray
+        Rows of the test datasets who are, or are kin of, people of the task's other datasets: nobody asks them.
     """
 
     people: People
@@ -60,6 +74,8 @@ class Question:
     labels: np.ndarray
     seed: int
     facts: dict[str, Any] = field(default_factory=dict)
+    learning_draws: int = 0
+    related: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def columns(self, rows: np.ndarray) -> np.ndarray:
         """Return the labels of some people as readouts learn them: (n, 1 + draws), of several classes one-hot.
@@ -88,9 +104,10 @@ def ask(
     SplitError
         The table does not cover everyone with a recording, or a side has nobody with a target.
     """
+    target, external, related = _set_apart(people, target)
     rows = dict(zip(people.ids, range(len(people)), strict=True))
     ids = table["dataset"] + "/" + table["participant_id"]
-    known = set(people.ids[target.known])
+    known = set(people.ids[target.known & ~np.isin(np.arange(len(people)), external)])
     if unlisted := sorted(known - set(ids)):
         raise SplitError(
             f"The split {table['split'].iloc[0]!r} does not list {len(unlisted)} people of task {target.task!r}: "
@@ -106,12 +123,38 @@ def ask(
                     f"Task {target.task!r}, fold {name} of the split {table['split'].iloc[0]!r}: the {role} side needs "
                     f"people of every class, found {len(side[role])} people with a target. Make the split again."
                 )
-        folds.append(Fold(int(repeat), str(name), side["train"], side["validation"], side["test"]))
+        folds.append(Fold(int(repeat), str(name), side["train"], side["validation"], side["test"], external))
     task_seed = zlib.crc32(target.task.encode())
     rng = np.random.default_rng([seed, task_seed])
     labels = permuted(target.y, null_blocks(people, folds), draws, rng, people.individuals.to_numpy())
     scheme = str(table["scheme"].iloc[0])
-    return Question(people, target, str(table["split"].iloc[0]), scheme, folds, labels, seed, facts or {})
+    split = str(table["split"].iloc[0])
+    return Question(people, target, split, scheme, folds, labels, seed, facts or {}, related=related)
+
+
+def _set_apart(people: People, target: Target) -> tuple[Target, np.ndarray, np.ndarray]:
+    """Return the target without people of the test datasets whom training may know, and who is external and related.
+
+    Raises
+    ------
+    SplitError
+        A test dataset has nobody left, or not every class.
+    """
+    dataset, person = people.table["dataset"], people.table["person"]
+    outside = dataset.isin(target.test_datasets).to_numpy()
+    known_elsewhere = outside & person.isin(person[~outside]).to_numpy()
+    apart = replace(target, y=np.where(known_elsewhere, np.nan, target.y))
+    external, related = np.flatnonzero(outside & apart.known), np.flatnonzero(known_elsewhere & target.known)
+    for name in sorted(dataset[outside].unique()):
+        rows = external[(dataset.iloc[external] == name).to_numpy()]
+        needed = 1 if target.kind == "regression" else 2
+        if len(np.unique(target.y[rows])) < needed:
+            raise SplitError(
+                f"Task {target.task!r}: the test dataset {name} needs people of every class whom no training knows, "
+                f"found {len(rows)} people with a target, after {len(related)} who are or are related to people of the "
+                "task's other datasets were left out. Leave it out of test_datasets, or check its participants.tsv."
+            )
+    return apart, external, related
 
 
 def _least_classes(target: Target, role: str) -> int:
@@ -137,6 +180,7 @@ def null_blocks(people: People, folds: list[Fold]) -> np.ndarray:
     side = np.full(len(people), "", dtype=object)
     if len(folds) == 1:
         side[folds[0].validation] = "validation"
+    side[folds[0].external] = "external"
     for fold in folds:
         side[fold.test] = fold.name
     return blocks + "/" + side

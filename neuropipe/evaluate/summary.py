@@ -10,11 +10,10 @@ import pandas as pd
 
 from neuropipe.config import REFERENCES as REFERENCE_OF
 from neuropipe.errors import InputError
-from neuropipe.evaluate import dependence, seeds, tables, uncertainty
-from neuropipe.evaluate.calibration import Decision
+from neuropipe.evaluate import dependence, external, seeds, tables, uncertainty
 from neuropipe.evaluate.comparison import paired, resampled
-from neuropipe.evaluate.estimates import Run, judge
-from neuropipe.evaluate.metrics import CALIBRATED, PRIMARY, Metric
+from neuropipe.evaluate.estimates import Run, about, judge
+from neuropipe.evaluate.metrics import PRIMARY, Metric
 from neuropipe.evaluate.testsets import MEAN, TestSet, clip_sets, test_sets
 
 TRIVIAL = "majority"
@@ -51,7 +50,8 @@ def summarise(
     -------
     DataFrame
         Columns of `tables.METRICS`. Per run and metric: one row per fold where there are several, the
-        primary row ``fold = mean`` and the row ``fold = pooled`` beside it. Comparisons are with the
+        primary row ``fold = mean`` and the row ``fold = pooled`` beside it; per test dataset one row
+        ``fold = external`` (see `neuropipe.evaluate.external`). Comparisons are with the
         reference (connectivity of series, voxels of maps and slices), of the same readout where there is
         one; a trained model has each row again for the same network before training, and on regression
         for the mean of the training people. Recipes with several seeds have rows of their own without a seed
@@ -74,6 +74,7 @@ def summarise(
         groups = part.groupby("run_id", sort=True)
         sets = {run_id: clip_sets(group, permutations, seed) for run_id, group in groups}
         rows += _task_rows(judge(task, sets, draws, seed))
+    rows += external.rows(predictions, draws=draws, seed=seed, references=_references)
     table = tables.frame(rows, tables.METRICS)
     table["p_holm"] = _holm(table)
     return table
@@ -146,24 +147,12 @@ def _compared(row: dict[str, Any], comparisons: Iterable[dict[str, Any]]) -> lis
     return [row | comparison for comparison in comparisons] or [row]
 
 
-def _about(name: str, metric: Metric, decisions: Sequence[Decision]) -> dict[str, Any]:
-    """Return a metric's name and, where it depends on them, temperature and threshold (over folds: their means)."""
-    row: dict[str, Any] = {"metric": name}
-    fitted = [decision.temperature for decision in decisions if decision.calibrates]
-    if fitted and (metric.thresholded or name in CALIBRATED):
-        row["temperature"] = np.mean(fitted)
-    if metric.thresholded:
-        row["threshold"] = np.mean([decision.threshold for decision in decisions])
-        row["threshold_source"] = "+".join(sorted({decision.source for decision in decisions}))
-    return row
-
-
 def _set_row(run: Run, part: TestSet, name: str, metric: Metric) -> dict[str, Any]:
     """Return the row of one test set: interval over persons, null."""
     estimate = run.estimates[part.name, name]
     return {
         **part.facts,
-        **_about(name, metric, part.decisions),
+        **about(name, metric, part.decisions),
         "value": estimate.value,
         "ci_low": estimate.low,
         "ci_high": estimate.high,
@@ -179,7 +168,7 @@ def _mean_row(run: Run, name: str, metric: Metric) -> dict[str, Any]:
     nulls = [run.estimates[part.name, name].null for part in run.folds]
     return {
         **run.facts,
-        **_about(name, metric, run.pooled.decisions),
+        **about(name, metric, run.pooled.decisions),
         "fold": MEAN,
         "value": values.mean(),
         "ci_low": low,

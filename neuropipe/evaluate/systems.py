@@ -19,7 +19,7 @@ from neuropipe.evaluate.attentive import READOUT, Tokens
 from neuropipe.evaluate.drivers import Regional
 from neuropipe.evaluate.features import Blocks, Features, Kernel, confound_design, confound_names, connectivity
 from neuropipe.evaluate.identification import connectivity_of
-from neuropipe.evaluate.leakage import pretrain_overlap, refuse_overlap
+from neuropipe.evaluate.leakage import pretrain_overlap, refuse_external, refuse_overlap
 from neuropipe.evaluate.looks import Looks
 from neuropipe.evaluate.protocol import ATTENTIVE, Answer, System, answer, constant_answer, resolve_readouts
 from neuropipe.evaluate.question import Fold, Question
@@ -219,6 +219,9 @@ def pretrained_system(
         learned_from = {*entry["people"], *question.people.persons(entry["people"])}
         overlap = pretrain_overlap(learned_from, table.assign(role=role))
         refuse_overlap(overlap, receipt["recipe"], fold.name, entry["mode"])
+        outside = np.isin(np.arange(len(table)), fold.external)
+        n_outside = pretrain_overlap(learned_from, table.assign(role=np.where(outside, "test", "other")))
+        refuse_external(n_outside, receipt["recipe"], fold.name, question.target.test_datasets)
         fold_facts[fold.name] = {"checkpoint_sha256": entry["checkpoint_sha256"], "pretrain_overlap_n": overlap}
         seen |= {person.partition("/")[0] for person in entry["people"]}
         modes.add(entry["mode"])

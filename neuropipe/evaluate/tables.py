@@ -53,7 +53,7 @@ FOLD = {
 PREDICTIONS = {
     **RUN,
     **FOLD,
-    "role": "string",  # validation or test
+    "role": "string",  # validation or test; external: of a dataset that no training saw, once per fold
     "dataset": "string",
     "participant_id": "string",
     "person": "string",
@@ -256,7 +256,7 @@ METRICS = {
     "harmonisation": "string",
     "split_scheme": "string",
     "repeat": "Int64",
-    "fold": "string",  # a fold's name; "mean" over folds (the primary value); "pooled"
+    "fold": "string",  # a fold's name; "mean" over folds (the primary value); "pooled"; "external"
     "seed": "Int64",
     "n_train": "Int64",
     "n_val": "Int64",
@@ -278,7 +278,8 @@ METRICS = {
     "p_holm": "float64",
     "threshold": "float64",
     "threshold_source": "string",
-    "temperature": "float64",
+    "temperature": "float64",  # probabilities are those of logit / temperature + bias
+    "bias": "float64",
 }
 
 

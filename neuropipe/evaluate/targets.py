@@ -32,6 +32,8 @@ class Target:
         task does not ask the person's dataset.
     classes : tuple of str
         Multiclass: the values of the column, by place.
+    test_datasets : tuple of str
+        Datasets that nothing learns from.
     """
 
     task: str
@@ -40,6 +42,7 @@ class Target:
     positive: str | None
     y: np.ndarray
     classes: tuple[str, ...] = ()
+    test_datasets: tuple[str, ...] = ()
 
     @property
     def known(self) -> np.ndarray:
@@ -57,10 +60,10 @@ def class_labels(name: str, task: Task, people: People) -> pd.Series:
     ConfigError
         A binary target has more than two values.
     """
-    text = people.column(task.target).where(people.table["dataset"].isin(task.datasets), None)
+    text = people.column(task.target).where(people.table["dataset"].isin(task.asked), None)
     labels = pd.Series([as_text(value) for value in text], index=people.ids, dtype=object)
     classes = sorted(labels.dropna().unique())
-    where = f"tasks.{name}: the participants column {task.target!r} of {', '.join(task.datasets)}"
+    where = f"tasks.{name}: the participants column {task.target!r} of {', '.join(task.asked)}"
     if len(classes) < 2:
         found = f"only {classes[0]!r}" if classes else "no value at all"
         raise InputError(
@@ -99,12 +102,12 @@ def read_target(name: str, task: Task, people: People) -> Target:
         labels = class_labels(name, task, people)
         classes = tuple(sorted(labels.dropna().unique()))
         y = labels.map({label: float(place) for place, label in enumerate(classes)}).to_numpy(float)
-        return Target(name, task.target, task.kind, None, y, classes)
+        return Target(name, task.target, task.kind, None, y, classes, tuple(task.test_datasets))
     if task.kind == "binary":
         labels = class_labels(name, task, people)
         y = np.where(labels.isna(), np.nan, (labels == task.positive).astype(float))
-        return Target(name, task.target, task.kind, task.positive, y)
-    y = people.numbers(task.target).where(people.table["dataset"].isin(task.datasets)).to_numpy()
+        return Target(name, task.target, task.kind, task.positive, y, test_datasets=tuple(task.test_datasets))
+    y = people.numbers(task.target).where(people.table["dataset"].isin(task.asked)).to_numpy()
     if len(np.unique(y[np.isfinite(y)])) < 2:
         raise InputError(f"tasks.{name}: the participants column {task.target!r} does not vary; name another target.")
-    return Target(name, task.target, task.kind, None, y)
+    return Target(name, task.target, task.kind, None, y, test_datasets=tuple(task.test_datasets))

@@ -212,7 +212,7 @@ def participants(config: StudyConfig, study: Study, dataset: str) -> pd.DataFram
         return None
     table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
     site = config.datasets[dataset].roles.site
-    wanted = {task.target for task in config.tasks.values() if dataset in task.datasets} & set(table)
+    wanted = {task.target for task in config.tasks.values() if dataset in task.asked} & set(table)
     facts = table[["participant_id", *sorted(wanted)]]
     return facts.assign(site=table.get(site, ""))
 

@@ -22,7 +22,7 @@ from neuropipe.splits.people import People, individuals
 COLUMNS = ["split", "scheme", "repeat", "fold", "role", "dataset", "participant_id", "person", "site"]
 SIDES = ("train", "validation", "test")
 N_BINS = 4  # a continuous stratification column is cut at its quartiles
-RESERVED = ("mean", "pooled")  # what tables of metrics call the rows over all folds
+RESERVED = ("mean", "pooled", "external")  # what tables of metrics call the rows that are of no single fold
 MANY_VALUES = 10  # a numeric column with more distinct values than this counts as continuous
 
 Amount = float | int | dict[str, int] | None
@@ -171,7 +171,7 @@ def _roles(people: People, units: pd.DataFrame, sides: np.ndarray) -> np.ndarray
 
 def _holdout(name: str, settings: Split, people: People) -> Iterator[Fold]:
     rng = np.random.default_rng(settings.seed)
-    units = ordered_units(people, settings.stratify, rng)
+    units = ordered_units(people, settings.stratify or [], rng)
     test = _draw(units, np.ones(len(units), dtype=bool), settings.test, f"splits.{name}.test", rng)
     validation = _draw(units, ~test, settings.validation, f"splits.{name}.validation", rng)
     sides = np.select([test, validation], ["test", "validation"], default="train")
@@ -182,10 +182,12 @@ def _kfold(name: str, settings: Split, people: People) -> Iterator[Fold]:
     n_repeats = settings.n_repeats if settings.scheme == "repeated_kfold" else 1
     for repeat in range(n_repeats):
         rng = np.random.default_rng([settings.seed, repeat])
-        units = ordered_units(people, settings.stratify, rng)
+        units = ordered_units(people, settings.stratify or [], rng)
         if len(units) < settings.n_folds:
             raise SplitError(f"splits.{name}: {settings.n_folds} folds asked for, but there are {len(units)} people.")
-        numbers = fold_numbers(len(units), settings.n_folds, rng)
+        by_size = np.lexsort((-units["n"], units["stratum"]))  # so that large families are spread over folds
+        numbers = np.empty(len(units), dtype=np.int64)
+        numbers[by_size] = fold_numbers(len(units), settings.n_folds, rng)
         for fold in range(settings.n_folds):
             test = numbers == fold
             validation = _draw(units, ~test, settings.validation, f"splits.{name}.validation", rng)
@@ -212,7 +214,7 @@ def _leave_one_site_out(name: str, settings: Split, people: People) -> Iterator[
         )
     for number, value in enumerate(values):
         rng = np.random.default_rng([settings.seed, number])
-        units = ordered_units(people, settings.stratify, rng)
+        units = ordered_units(people, settings.stratify or [], rng)
         left_out = (site == value).to_numpy()
         kin = people.table["person"].isin(people.table["person"][left_out]).to_numpy()
         away = units["person"].isin(people.table["person"][kin]).to_numpy()
@@ -257,7 +259,7 @@ def _listed_roles(rows: pd.DataFrame, people: People) -> np.ndarray:
 
 def _add_validation(name: str, settings: Split, people: People, roles: np.ndarray, rng: np.random.Generator) -> None:
     """Draw a validation side out of the training side, in place."""
-    units = ordered_units(people, settings.stratify, rng)
+    units = ordered_units(people, settings.stratify or [], rng)
     training = units["person"].isin(people.table["person"][roles == "train"]).to_numpy()
     drawn = units["person"][_draw(units, training, settings.validation, f"splits.{name}.validation", rng)]
     roles[(roles == "train") & people.table["person"].isin(drawn).to_numpy()] = "validation"

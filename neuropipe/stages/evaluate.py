@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 from neuropipe import config as configuration
 from neuropipe.errors import InputError
@@ -43,9 +44,9 @@ def run(
 
     ``breakdown.parquet`` (sites, sexes) and ``net_benefit.parquet`` (decision curves) follow from the predictions;
     how they depend on confounds, from ``confounds.parquet`` where that lies beside them.
-    Of clips, ``decoding.parquet`` and ``efficiency.parquet`` are joined where any are given. Given the joined
-    ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only what follows from them is written, with
-    the sidecar ``metrics.json``, and it is the same as the first time.
+    ``efficiency.parquet`` (learning curves) and, of clips, ``decoding.parquet`` are joined where there are any. Given
+    the joined ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only what follows from them is
+    written, with the sidecar ``metrics.json``, and it is the same as the first time.
 
     Raises
     ------
@@ -111,17 +112,22 @@ def run(
             beside["places"] = shown.read(predictions, "places", tables.PLACES)
             for name, table in beside.items():
                 shown.write(output.with_name(f"{name}.parquet"), table, {**shown.FILES, "places": tables.PLACES}[name])
-            driving = [found for path in given if (found := path.with_name("drivers.parquet")).is_file()]
-            if driving:
-                drivers = tables.read(driving, tables.DRIVERS, "drivers")
-                tables.write(output.with_name("drivers.parquet"), drivers, tables.DRIVERS)
             if decoding:
-                grids = [path.with_name("efficiency.parquet") for path in decoding]
-                grid = tables.read(grids, tables.EFFICIENCY, "label-efficiency grid")
                 tables.write(output.with_name("decoding.parquet"), decoded, tables.DECODING)
-                tables.write(output.with_name("efficiency.parquet"), grid, tables.EFFICIENCY)
+            _join(given, output.with_name("drivers.parquet"), tables.DRIVERS)
+            _join(given, output.with_name("efficiency.parquet"), tables.EFFICIENCY)
             write_json(output.with_name("leakage.json"), {"checks": audit})
     log.info("evaluate: %d runs, %d rows of metrics", metrics["run_id"].nunique(), len(metrics))
+
+
+def _join(given: list[Path], output: Path, columns: dict[str, Any]) -> None:
+    """Write the tables of a name that lie beside the predictions, those of people and of clips; no file without any."""
+    from neuropipe.evaluate import tables
+
+    parts = [part for path in given if (part := path.with_name(output.name)).is_file()]
+    output.unlink(missing_ok=True)
+    if parts:
+        tables.write(output, tables.read(parts, columns, output.stem), columns)
 
 
 def _inside(path: Path, root: Path) -> str:

@@ -43,7 +43,7 @@ def run(*, config: Path, split: str, shards: list[Path], output: Path) -> None:
     study = configuration.load(config)
     if split not in study.splits:
         raise ConfigError(f"No split {split!r} in {config}; known are {', '.join(study.splits) or 'none'}.")
-    settings = study.splits[split]
+    settings = study.stratified(split)
     sources = [Shards(folder) for folder in shards]
     people = of_study(study, sources)
     labels = {

@@ -113,6 +113,35 @@ def test_site_and_label_shares_are_even_over_kfold():
     assert (sizes.max() - sizes.min() <= 1).all()
 
 
+@pytest.mark.parametrize("n", [97, 120])
+def test_every_repeat_tests_each_label_of_each_site_in_its_share(n):
+    table = participants(n, sites=4)
+    settings = {"scheme": "repeated_kfold", "n_folds": 5, "n_repeats": 4, "validation": 0.2, "stratify": ["diagnosis"]}
+    made = split(settings, table).merge(table.reset_index()[["participant_id", "diagnosis"]])
+    everyone = table.groupby(["site", "diagnosis"]).size()
+    for fold, rows in made.groupby("fold"):
+        by_role = rows.groupby(["site", "diagnosis", "role"]).size().unstack(fill_value=0)
+        assert (by_role["test"] >= everyone // 5).all() and (by_role["test"] <= -(-everyone // 5)).all(), fold
+        free = everyone - by_role["test"]
+        share = round(0.2 * n) / free.sum()
+        assert (abs(by_role["validation"] - share * free) < 1).all(), fold
+        assert by_role["validation"].sum() == round(0.2 * n) and by_role["test"].sum() in (n // 5, n // 5 + 1)
+
+
+def test_large_families_are_spread_over_folds():
+    rng = np.random.default_rng(0)
+    table = participants(400)
+    families = np.repeat(np.arange(400), rng.choice([1, 2, 3, 4, 5], 400, p=[0.4, 0.2, 0.2, 0.1, 0.1]))[:400]
+    table["family"] = [f"f{number}" for number in families]
+    made = split({"scheme": "kfold", "n_folds": 5}, table, kin="family")
+    tested = made[made["role"] == "test"]
+    assert tested.groupby("person")["fold"].nunique().max() == 1
+    sizes = tested.groupby("person").size()
+    counts = pd.crosstab(tested.drop_duplicates("person").set_index("person")["fold"], sizes)
+    assert (counts.max() - counts.min() <= 3).all()  # of each size of family; one per site may be left over
+    assert tested["fold"].value_counts().between(72, 88).all()  # 80 on average
+
+
 def test_leaving_a_site_out_leaves_kin_elsewhere_out_of_training():
     table = participants(30)  # families of two neighbours, so that most live at two sites
     made = split({"scheme": "leave_one_site_out"}, table, kin="family")

@@ -52,7 +52,7 @@ CONFIG = {
             "confounds": ["sex"],
         },
     },
-    "evaluate": {"readouts": ["linear"], "bootstrap": 200, "permutations": 60},
+    "evaluate": {"readouts": ["linear"], "bootstrap": 200, "permutations": 60, "learning_curve_draws": 3},
 }
 
 
@@ -78,9 +78,11 @@ def series(patient: bool, rng: np.random.Generator) -> np.ndarray:
     return (values - values.mean(0)) / values.std(0)
 
 
-def write_study(root: Path, *, config: dict | None = None, people: pd.DataFrame | None = None) -> Path:
+def write_study(
+    root: Path, *, config: dict | None = None, people: pd.DataFrame | None = None, dataset: str = "toy", seed: int = 0
+) -> Path:
     """Write shards, participants and ``config.yaml`` below `root`; return the path of the configuration."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     people = participants(rng) if people is None else people
     study = Study(root)
     samples = []
@@ -91,14 +93,14 @@ def write_study(root: Path, *, config: dict | None = None, people: pd.DataFrame 
                 valid[5] = False
                 values[:, 5] = 0
             run_id = f"{person.participant_id}_task-rest_run-{run + 1}"
-            facts = {"dataset": "toy", "participant_id": person.participant_id, "run_id": run_id, "t_r": 2.0}
+            facts = {"dataset": dataset, "participant_id": person.participant_id, "run_id": run_id, "t_r": 2.0}
             facts["quality"] = {"mean_fd_mm": rng.uniform(0, 1)}
-            samples.append(Sample(f"toy_{run_id}", values, valid, facts))
-    folder = study.shards("toy")
+            samples.append(Sample(f"{dataset}_{run_id}", values, valid, facts))
+    folder = study.shards(dataset)
     folder.mkdir(parents=True)
     write_parquet(folder / "manifest.parquet", from_rows(write_tar(folder / "chunk-00-000.tar", samples)))
     Regions.plain("toy", N_REGIONS).write(folder / "regions.tsv")
-    path = study.participants("toy")
+    path = study.participants(dataset)
     path.parent.mkdir(parents=True)
     people.to_csv(path, sep="\t", index=False, na_rep="n/a")
     written = root / "config.yaml"
@@ -106,11 +108,21 @@ def write_study(root: Path, *, config: dict | None = None, people: pd.DataFrame 
     return written
 
 
-def write_embeddings(root: Path, splits: dict[str, pd.DataFrame], *, extra: list[str] | None = None) -> Path:
+def write_embeddings(
+    root: Path,
+    splits: dict[str, pd.DataFrame],
+    *,
+    extra: list[str] | None = None,
+    datasets: tuple[str, ...] = ("toy",),
+) -> Path:
     """Write embeddings of a made-up recipe: `trained` knows diagnosis and age, `random` does not."""
     rng = np.random.default_rng(1)
     study = Study(root)
-    people = pd.read_csv(study.participants("toy"), sep="\t", dtype={"participant_id": str})
+    tables = [
+        pd.read_csv(study.participants(name), sep="\t", dtype={"participant_id": str}).assign(dataset=name)
+        for name in datasets
+    ]
+    people = pd.concat(tables, ignore_index=True)
     folder = study.embeddings("recipe", 0)
     checkpoints = []
     for split, table in splits.items():
@@ -122,7 +134,7 @@ def write_embeddings(root: Path, splits: dict[str, pd.DataFrame], *, extra: list
             place = folder / split / str(fold)
             place.mkdir(parents=True)
             for name, values in (("trained", signal), ("random", noise)):
-                ids = people[["participant_id"]].assign(dataset="toy", n_recordings=1)
+                ids = people[["dataset", "participant_id"]].assign(n_recordings=1)
                 pd.concat([ids, pd.DataFrame(values).add_prefix("e")], axis=1).to_parquet(place / f"{name}.parquet")
             train = rows[rows["role"] == "train"]
             checkpoints.append(

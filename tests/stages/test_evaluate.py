@@ -109,6 +109,10 @@ def test_the_joined_tables_hold_every_part(judged):
     parts = [pd.read_parquet(path) for path in judged.glob("tasks/*/*/predictions.parquet")]
     assert len(predictions) == sum(map(len, parts))
     assert predictions.attrs == {"bootstrap": "200", "permutations": "60", "seed": "3"}
+    curves = tables.read([judged / "efficiency.parquet"], tables.EFFICIENCY, "learning curves")
+    assert set(curves["run_id"]) == set(predictions.loc[predictions["system"] != "majority", "run_id"])
+    draws = curves[(curves["task"] == "age") & (curves["metric"] == "mae")].groupby(["run_id", "n_people"]).size()
+    assert draws.unstack().to_dict("list") == {16: [3] * 4, 36: [1] * 4}
     runs = set(predictions["run_id"])
     assert set(pd.read_parquet(judged / "metrics.parquet")["run_id"]) == runs
     assert set(pd.read_parquet(judged / "costs.parquet")["run_id"]) <= runs

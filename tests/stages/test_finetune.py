@@ -230,3 +230,26 @@ def test_what_is_missing_is_named(study, tmp_path, change, error, message):
             config=tmp_path / "config.yaml", task="diagnosis", recipe="tiny", seed=0, shards=[tree.shards("toy")],
             split_dir=tree.split("main"), models=models, threads=None, output=tmp_path / "out",
         )  # fmt: skip
+
+
+def test_networks_answer_for_the_people_of_a_test_dataset(tmp_path):
+    quick = RECIPE | {"finetune": RECIPE["finetune"] | {"n_steps": 10, "from_scratch": False}}
+    config, study = prepared(tmp_path / "study", recipe=quick, tasks=("age",))
+    content = yaml.safe_load(config.read_text())
+    content["datasets"]["away"] = content["datasets"]["toy"]
+    content["tasks"]["age"]["test_datasets"] = ["away"]
+    people = participants(np.random.default_rng(5)).iloc[:9].assign(participant_id=[f"sub-x{i}" for i in range(9)])
+    write_study(study.root, config=content, people=people, dataset="away")
+    output = study.task("age", "finetune/tiny_seed-0")
+    common = {"config": config, "task": "age", "recipe": "tiny", "seed": 0, "threads": None, "output": output}
+    shards = [study.shards("toy"), study.shards("away")]
+    finetune.run(**common, shards=shards, split_dir=study.split("main"), models=study.model("tiny", 0) / "receipt.json")
+    outside = read(output).query("role == 'external'")
+    assert outside["participant_id"].tolist() == people["participant_id"].tolist()
+    np.testing.assert_allclose(outside["y"], people["age"])
+    assert outside["yhat"].notna().all() and read(output).query("role == 'test'")["dataset"].unique() == ["toy"]
+    decisions = tables.read([output / "decisions.parquet"], tables.DECISIONS, "decisions")
+    assert (decisions["role"] == "external").sum() == 9
+    evaluate.run(config=config, predictions=[output / "predictions.parquet"], output=study.root / "metrics.parquet")
+    row = pd.read_parquet(study.root / "metrics.parquet").query("fold == 'external' and metric == 'mae'").iloc[0]
+    assert row["value"] == pytest.approx((outside["y"] - outside["yhat"]).abs().mean()) and row["n_test"] == 9

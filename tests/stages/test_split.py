@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from judged_study import CONFIG, participants, write_study
 
+from neuropipe import config as configuration
 from neuropipe.errors import ConfigError, InputError, SplitError
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json
@@ -31,6 +32,27 @@ def test_a_split_is_written_with_its_audit(tmp_path, name):
     assert audit["scheme"] == CONFIG["splits"][name]["scheme"]
     assert list(audit["Inputs"]) == ["toy/manifest.parquet"]
     assert (table.groupby(["fold"]).size() == 60).all()
+
+
+@pytest.mark.parametrize("scheme", ["kfold", "repeated_kfold"])
+def test_folds_keep_the_classes_that_tasks_ask_for(tmp_path, scheme):
+    content = copy.deepcopy(CONFIG)
+    content["splits"]["main"] = {"scheme": scheme, "n_folds": 5, "n_repeats": 2}
+    config = write_study(tmp_path, config=content)
+    assert configuration.load(config).stratified("main").stratify == ["diagnosis"]
+    table = pd.read_parquet(run(tmp_path, config) / "splits.parquet")
+    people = pd.read_csv(Study(tmp_path).participants("toy"), sep="\t")
+    tested = table[table["role"] == "test"].merge(people[["participant_id", "diagnosis"]])
+    assert set(tested.groupby(["fold", "site", "diagnosis"]).size()) == {2}  # 60 people, 3 sites, 2 classes, 5 folds
+
+
+def test_stratification_is_left_out_where_it_is_named_so_or_not_of_folds(tmp_path):
+    content = copy.deepcopy(CONFIG)
+    content["splits"]["folds"]["stratify"] = []
+    content["tasks"]["age"]["split"] = "folds"
+    content["splits"]["main"] = {"scheme": "holdout", "test": 0.3}
+    study = configuration.load(write_study(tmp_path, config=content))
+    assert [study.stratified(name).stratify for name in ("folds", "main")] == [[], []]
 
 
 def test_the_same_split_has_the_same_bytes(tmp_path):

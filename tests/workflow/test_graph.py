@@ -222,3 +222,20 @@ def test_maps_are_made_again_where_they_would_be_others(tmp_path, scanned, prepa
     assert (first.index_params("vbm") != second.index_params("vbm")) == scanned
     assert (first.volumes_params("vbm") != second.volumes_params("vbm")) == prepared
     assert first.prepared("vbm", "00").endswith("receipts/vbm/volumes-00.json")
+
+
+def test_test_datasets_are_embedded_and_told_but_divide_nothing(workplace, command):
+    content = yaml.safe_load((workplace / "config.yaml").read_text())
+    content["datasets"]["away"] = content["datasets"]["demo"] | {"path": "elsewhere", "n_chunks": 1}
+    content["tasks"]["age"]["test_datasets"] = ["away"]
+    (workplace / "config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    graph = Graph(workplace / "config.yaml")
+    assert graph.judged_datasets("csm-demo") == ["demo", "away"]
+    assert graph.judged_datasets("yaware-demo") == ["demo-vbm"]
+    assert ("csm-demo", 0) in graph.models("age") and ("csm-demo", 0) in graph.models("diagnosis")
+    done = command(workplace, "snakemake", "-n", "-p", "task_age")
+    commands = [line.partition("neuropipe ")[2] for line in (done.stdout + done.stderr).splitlines()]
+    both = "--shards results/demo/shards/demo results/demo/shards/away"
+    for stage, told in (("probe", True), ("baselines", True), ("embed", True), ("split", False), ("pretrain", False)):
+        own = [line for line in commands if line.startswith(f"{stage} ")]
+        assert own and all((both in line) == told for line in own), stage
