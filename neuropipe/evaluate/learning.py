@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from neuropipe.evaluate import kernel_path
 from neuropipe.evaluate.linear import Path, nested
@@ -23,6 +24,7 @@ MOST = 0.75  # share of the training side beyond which draws would be much the s
 LEAST = 2  # persons of each class, as far as there are
 METRIC_NAMES = {
     "binary": ("auroc", "balanced_accuracy", "brier"),
+    "multiclass": ("balanced_accuracy", "macro_f1"),
     "regression": ("mae", "r2", "pearson_r"),
 }
 
@@ -100,7 +102,7 @@ def curve(
         A readout of `coordinates`.
     coordinates : ndarray of shape (n_people, ...)
         Of the fold's training side.
-    prediction : ndarray of shape (n_test,)
+    prediction : ndarray of shape (n_test,) or (n_test, n_classes)
         What the readout that learned from everybody says of the test people: the last point.
     logit : bool
         Predictions are log odds.
@@ -116,10 +118,10 @@ def curve(
 
 def _answer(question: Question, fold: Fold, model: type[Path], coordinates: np.ndarray, draw: Draw) -> np.ndarray:
     """Return what a readout that learned from a draw says of the test people."""
-    y, train, tested = question.target.y[draw.rows], coordinates[draw.rows], coordinates[fold.test]
-    if model in kernel_path.FITS:
-        return kernel_path.prediction(model, train, y, tested, draw.inner)
-    return nested(model, train, y[:, None], tested, draw.inner).prediction[:, 0]
+    y, train, tested = question.columns(draw.rows)[:, :1], coordinates[draw.rows], coordinates[fold.test]
+    if model in kernel_path.FITS and y.ndim == 2:
+        return kernel_path.prediction(model, train, y[:, 0], tested, draw.inner)
+    return nested(model, train, y, tested, draw.inner).prediction[:, 0]
 
 
 def _scores(
@@ -127,10 +129,15 @@ def _scores(
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per metric for what a readout that learned from `rows` says of the test people."""
     y, kind = question.target.y, question.target.kind
-    said = 1 / (1 + np.exp(-prediction)) if logit else prediction
     mean = np.full((1, len(fold.test)), y[rows].mean())
-    scored = Scored(y[None, fold.test], said[None], prediction[None] if logit else None, mean)
+    if kind == "multiclass":
+        scored = Scored(y[None, fold.test], prediction.argmax(axis=1)[None], None, mean)
+    elif logit:
+        probability = expit(prediction)[None]
+        scored = Scored(y[None, fold.test], probability, prediction[None], mean, probability)
+    else:
+        scored = Scored(y[None, fold.test], prediction[None], None, mean)
     for name in METRIC_NAMES[kind]:
         metric = METRICS[kind][name]
-        if logit or not metric.probability:
+        if scored.allows(metric):
             yield {**point, "metric": name, "value": float(metric.compute(scored, np.ones(mean.shape))[0])}

@@ -278,8 +278,7 @@ METRICS = {
     "p_holm": "float64",
     "threshold": "float64",
     "threshold_source": "string",
-    "temperature": "float64",  # probabilities are those of logit / temperature + bias
-    "bias": "float64",
+    "temperature": "float64",
 }
 
 
