@@ -76,6 +76,21 @@ def test_2000_independent_test_sets_are_covered(name):
         assert 0.93 <= found <= 0.97
 
 
+@pytest.mark.parametrize("name", ["auroc", "mae"])
+def test_p_values_of_2000_studies_without_an_effect_are_uniform(name):
+    rng, better, counts = np.random.default_rng(2), {"auroc": 1, "mae": -1}[name], np.zeros(20, dtype=int)
+    for _ in range(2000):
+        y = np.repeat([0.0, 1.0], 15) if name == "auroc" else rng.standard_normal(30)
+        labels = rng.permuted(np.tile(y, (20, 1)), axis=1)  # the first are the true ones, the others the null's
+        values = CASES[name][1](labels, rng.standard_normal((20, 30)), np.ones((1, 30)))
+        counts[round(20 * uncertainty.permutation_p(values[0], values[1:], better)) - 1] += 1
+    if name == "mae":
+        assert stats.chisquare(counts).pvalue > 0.001
+    share = np.cumsum(counts) / 2000
+    assert (share <= np.arange(1, 21) / 20 + 0.03).all()
+    assert (share >= np.arange(1, 21) / 20 - 0.06).all()  # equal AUROCs count against the observed one
+
+
 def folded(rng: np.random.Generator, shift: float, n: int = 100, n_features: int = 20) -> tuple[np.ndarray, ...]:
     """Return labels, out-of-fold scores, folds, and the true AUROC of each fold's classifier (mean differences)."""
     y = rng.permutation(np.repeat([0.0, 1.0], n // 2))
