@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from neuropipe.data import augment_volume
 from neuropipe.data.augment_volume import POLICIES, Draws, Policy
+from neuropipe.data.chance import Piece
 
 SHAPE = (13, 16, 11)
 
@@ -105,7 +106,9 @@ def test_each_augmentation_comes_as_often_as_asked(name):
     drawn = augment_volume.draw(Policy(**{name: 0.3}), SHAPE, 2000, generator())
     count = sum(getattr(one, field) is not None for one in drawn)
     assert abs(count - 600) < 4 * np.sqrt(2000 * 0.3 * 0.7)
-    assert all(getattr(one, other) is None for one in drawn for other in vars(Draws()) if other != field)
+    assert all(
+        getattr(one, other) is None for one in drawn for other in vars(Draws()) if other not in (field, "noise_seed")
+    )
 
 
 def test_boxes_lie_everywhere_and_only_inside():
@@ -131,3 +134,13 @@ def test_rician_noise_is_the_magnitude_of_a_complex_signal():
     x, real, imaginary = (torch.from_numpy(np.random.default_rng(i).normal(size=(1, *SHAPE))) for i in range(3))
     expected = np.abs(x.numpy() + real.numpy() + 1j * imaginary.numpy())
     np.testing.assert_allclose(augment_volume.rician(x, real, imaginary).numpy(), expected, rtol=1e-12)
+
+
+def test_noise_of_a_view_does_not_depend_on_who_else_has_any():
+    """Half of the people draw the same in a batch of their own piece, noise of others or not."""
+    x = torch.randn(4, 1, *SHAPE, generator=generator())
+    policy = Policy(noise=0.5, flip=0.5)
+    whole = augment_volume.views(x, policy, 2, generator(5)).unflatten(0, (2, 4))
+    for mine in (slice(0, 2), slice(2, 4)):
+        piece = Piece.of(x.device, 5, 4, mine, n_views=2)
+        assert torch.equal(augment_volume.views(x[mine], policy, 2, piece), whole[:, mine].flatten(0, 1))
