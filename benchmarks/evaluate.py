@@ -103,7 +103,8 @@ def plain_fold(question: Question, values: np.ndarray, name: str) -> tuple[np.nd
         cv=PredefinedSplit(inner), refit=False,
     ).fit(x[fold.train], y)  # fmt: skip
     strength = 1 / search.best_params_["C"] / n_inner
-    model = LogisticRegression(C=1 / (strength * len(fold.train)), max_iter=1000).fit(x[fold.train], y)
+    # The default tolerance leaves log odds 0.1 from the minimum; the search is timed with it all the same.
+    model = LogisticRegression(C=1 / (strength * len(fold.train)), tol=1e-8, max_iter=10_000).fit(x[fold.train], y)
     return model.decision_function(x[fold.test]), strength
 
 
