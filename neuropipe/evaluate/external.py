@@ -17,12 +17,11 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.evaluate import uncertainty
-from neuropipe.evaluate.estimates import about
+from neuropipe.evaluate.estimates import PERFECT, about
 from neuropipe.evaluate.metrics import Metric
 from neuropipe.evaluate.testsets import TestSet, test_sets
 
 EXTERNAL = "external"  # value of `role` in predictions, and of `fold` in metrics
-PERFECT = (0.0, 1.0)  # AUROCs whose bootstrap has no width
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +111,7 @@ def _bootstrap(runs: list[External], draws: int, seed: list[int]) -> None:
     for members in alike.values():
         first = members[0].models[0]
         for stratified in (True, False):
-            strata = first.scored.y[0].astype(np.int64) if stratified and first.binary else None
+            strata = first.scored.y[0].astype(np.int64) if stratified and first.classes else None
             rng = np.random.default_rng([*seed, int(stratified)])
             values: dict[tuple[int, str], list[np.ndarray]] = {}
             for weight in uncertainty.bootstrap_weights(first.units, strata, draws, rng):

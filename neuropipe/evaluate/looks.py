@@ -103,6 +103,11 @@ class Looks:
         about = {"task": question.target.task, "part": folder.name, "split": question.split}
         write_json(folder / "transforms.json", about | {"fitted_on": fitted_on, "checks": self.audit})
 
+    @property
+    def _external(self) -> np.ndarray:
+        """bool (n_people,): who is of a test dataset, which changes no number of the split."""
+        return self.question.people.table["dataset"].isin(self.question.target.test_datasets).to_numpy()
+
     def _run(self, system: System) -> dict[str, Any]:
         kind = self.question.target.kind
         readout = resolve_readouts(self.readouts, kind)[0]
@@ -119,7 +124,7 @@ class Looks:
         self._place(system, on(self.question.folds[0].train))
 
     def _tell_sites(self, system: System, on: Callable[[np.ndarray], Features | Kernel | Blocks]) -> None:
-        asked = np.flatnonzero(self.question.target.known)
+        asked = np.flatnonzero(self.question.target.known & ~self._external)
         names = site_names(self.question.people)
         rows, predicted = sites.told_sites(self.question.people, asked, names, on)
         if len(rows):
@@ -129,13 +134,14 @@ class Looks:
         fold, target = self.question.folds[0], self.question.target
         rows = np.concatenate([fold.train, fold.judged])
         x, y = plane(features.coordinates(fold.train), fold.train)[rows].T
-        role = ["train"] * len(fold.train) + ["validation"] * len(fold.validation) + ["test"] * len(fold.test)
+        role = ["train"] * len(fold.train) + fold.roles
         label = self.question.people.column(target.column).to_numpy()[rows]
         self._add("places", system, rows, {"fold": fold.name, "role": role, "label": label, "x": x, "y": y})
 
     def _identify(self, system: System, recordings: Recordings) -> None:
         """Look for the recordings of each fold's test people among those of everyone who has two."""
         two = identification.pairs(self.question.people)
+        two = two[~self._external[two["row"]]]
         if len(two) < 2:
             return
         for fold in self.question.folds:
@@ -153,10 +159,10 @@ class Looks:
         for fold in self.question.folds:
             folds = inner_folds(self.question.people, fold.train, self.question.seed)
             distance, threshold = familiar.distances(features(fold).values, fold.train, folds)
-            rows = fold.judged[np.isfinite(distance[fold.judged])]
+            known = np.isfinite(distance[fold.judged])
+            rows, role = fold.judged[known], np.array(fold.roles)[known]
             if not np.isfinite(threshold) or not len(rows):
                 continue
-            role = np.where(np.isin(rows, fold.test), "test", "validation")
             near = {"distance": distance[rows], "is_far": distance[rows] > threshold}
             self._add("familiarity", system, rows, {"fold": fold.name, "role": role, **near})
 

@@ -122,14 +122,23 @@ def test_the_primary_rows_stay_those_of_the_split(judged):
     metrics = pd.read_parquet(judged / "metrics.parquet")
     primary = metrics[metrics["fold"] == "mean"]
     assert set(primary["dataset"]) == {"toy"}
-    assert set(primary.loc[primary["task"] == "age", "n_test"]) == {24}
+    assert set(primary.loc[primary["metric"] == "mae", "n_test"]) == {24}
+    assert set(primary.loc[primary["metric"] == "site_balanced_accuracy", "n_test"]) == {60}
     checks = read_json(judged / "leakage.json")["checks"]
     assert {"check": "predictions follow the split", "where": "main", "passed": True} in checks
 
 
+def test_what_is_shown_of_features_says_who_is_external_and_counts_only_people_of_the_split(judged):
+    for name in ("places", "familiarity"):
+        table = pd.read_parquet(judged / "tasks" / "age" / "probe" / f"{name}.parquet")
+        assert ((table["role"] == "external") == (table["dataset"] == "away")).all(), name
+        assert (table["role"] == "external").sum() == 40, name
+    assert set(pd.read_parquet(judged / "sites.parquet")["dataset"]) == {"toy"}
+
+
 def test_predictions_alone_give_the_identical_metrics(judged, tmp_path):
-    for name in ("predictions.parquet", "nulls.parquet"):
-        (tmp_path / name).write_bytes((judged / name).read_bytes())
+    for name in ("confounds", "familiarity", "nulls", "predictions", "sites"):
+        (tmp_path / f"{name}.parquet").write_bytes((judged / f"{name}.parquet").read_bytes())
     evaluate.run(predictions=[tmp_path / "predictions.parquet"])
     assert (tmp_path / "metrics.parquet").read_bytes() == (judged / "metrics.parquet").read_bytes()
 
