@@ -55,7 +55,7 @@ def test_time_stamps_of_whole_seconds_and_of_clocks_that_differ(sharded: Path, c
     assert "Updated input files: results/demo/index/demo/chunk-00.tsv" in again.stdout + again.stderr
     assert planned(sharded, command, TARGET, *large, "--rerun-triggers", "params", "input", "code"), "no longer so"
     made = {path: path.stat().st_mtime_ns for path in study.rglob("*_timeseries.*")}
-    command(sharded, "snakemake", TARGET, "--touch", "--cores", "1")
+    command(sharded, "snakemake", TARGET, "--touch", "--cores", "1", *large)
     assert planned(sharded, command, TARGET, *large) == {}
     assert {path: path.stat().st_mtime_ns for path in study.rglob("*_timeseries.*")} == made
     # Whoever just runs it again loses a look at each run: finished ones are recognised by content.
