@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE)  # whose errors name no file
 
 COMMANDS = {
     "demo": ("neuropipe.demo.study", "simulate the demo study with its planted effects"),
@@ -78,16 +82,23 @@ def _run(name: str, arguments: list[str]) -> int:
     except NeuropipeError as error:
         if debug:
             raise
-        print(f"neuropipe {name}: {error}", file=sys.stderr)
+        _say(f"neuropipe {name}: {error}")
         return error.exit_code
-    except OSError as error:  # a missing file, a full disk, a folder that cannot be written
-        if debug or error.filename is None:
+    except OSError as error:  # a missing file, a folder that cannot be read, a disk that is full of something else
+        if debug or (error.filename is None and error.errno not in DISK_ERRORS):
             raise
-        print(f"neuropipe {name}: {error.filename}: {error.strerror}; check the path and its disk.", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _say(f"neuropipe {name}: {where}{error.strerror}; check the path and its disk.")
         return NeuropipeError.exit_code
     for line in getattr(result, "lines", []):
         print(line)
     return getattr(result, "exit_code", 0)
+
+
+def _say(line: str) -> None:
+    """Print to standard error; where that is a log on a full disk, the exit code must do."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:

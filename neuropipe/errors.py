@@ -6,6 +6,7 @@ NeuropipeError            exit code 2, one clear line, no traceback unless --deb
 │   └── AtlasError        an atlas is unknown, unfetched, altered or in another space
 ├── SplitError            a split cannot be made, or leaks
 ├── CheckpointError       weights do not fit the model, or were made for other regions
+├── WriteError            a disk is full, or does not let itself be written to
 ├── LockedError           another process is writing the same product
 └── Interrupted           asked to stop by a signal; what was done is saved (exit code 75: run it again)
 RunExcluded               one run cannot be used: it is written to ``excluded.tsv`` and the others go on
@@ -40,6 +41,10 @@ class SplitError(NeuropipeError):
 
 class CheckpointError(NeuropipeError):
     """A checkpoint does not match the model or the data it is asked to read."""
+
+
+class WriteError(NeuropipeError):
+    """A disk refuses what is to be written: it is full, over quota, for reading only, or gone."""
 
 
 class LockedError(NeuropipeError):

@@ -6,8 +6,10 @@ import glob
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from neuropipe.disk import refusals_told
 
 
 @contextmanager
@@ -16,17 +18,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the suffixes of the final one, so that writers which look at them
     (nibabel, gzip) do the right thing, and starts with ``.tmp-`` so that no reader picks it up.
+
+    Raises
+    ------
+    WriteError
+        The disk is full, or does not let itself be written to; the old file is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
-        yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        with refusals_told(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that went away has taken it along
+            temporary.unlink()
 
 
 def remove_partial(path: str | Path) -> None:

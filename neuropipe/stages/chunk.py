@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from neuropipe import provenance
 from neuropipe.bids.index import exclusion, input_fingerprints, read_tsv
 from neuropipe.config import StudyConfig
-from neuropipe.errors import ConfigError, RunExcluded
+from neuropipe.errors import ConfigError, InputError, RunExcluded
 from neuropipe.locks import lock
 from neuropipe.paths import Study, write_if_changed
 from neuropipe.signals import quality
@@ -110,6 +110,7 @@ def work_through(
     with lock(folder / f".lock-chunk-{chunk}"):
         stage.describe(job, folder)
         products, left_out = _work(stage, job, rows, folder, workers, config)
+        _check_still_there(stage, products, folder)
         for product in products:
             for key in set(stage.paths) & set(product):
                 product[key] = os.path.relpath(folder / product[key], study.root).replace(os.sep, "/")
@@ -149,9 +150,20 @@ def _work(
     return products, [(row, left_out[row["run_id"]]) for row in rows if row["run_id"] in left_out]
 
 
+def _check_still_there(stage: Stage, products: list[dict[str, str]], folder: Path) -> None:
+    """Refuse to vouch for runs whose files were deleted while others were worked on."""
+    paths = [product[key] for product in products for key in stage.paths if key in product]
+    gone = [path for path in paths if not (folder / path).is_file()]
+    if gone:
+        raise InputError(
+            f"{folder}: {len(gone)} of {len(paths)} finished files are gone, {gone[0]} among them: something deleted "
+            "them while this command ran. Start it again; it makes what is missing."
+        )
+
+
 def _results(stage: Stage, job: Job, rows: list[Row], workers: int, config: str) -> Iterator[tuple[Row, Any]]:
     """Yield runs as they are finished."""
-    n_workers = min(workers, len(rows))
+    n_workers, run_bytes = min(workers, len(rows)), None
     if n_workers > 1:
         run_bytes = max(pool.BASE_BYTES, pool.own_peak_bytes()) + stage.run_bytes(job, rows)
         n_workers = pool.width(n_workers, run_bytes, pool.free_bytes())
@@ -159,7 +171,8 @@ def _results(stage: Stage, job: Job, rows: list[Row], workers: int, config: str)
         for row in rows:
             yield row, stage.attempt(job, row)
         return
-    yield from pool.each(partial(_attempt_in_worker, stage, config, job.dataset, job.stamp), rows, n_workers)
+    work = partial(_attempt_in_worker, stage, config, job.dataset, job.stamp)
+    yield from pool.each(work, rows, n_workers, name=lambda row: row["run_id"], run_bytes=run_bytes)
 
 
 def _attempt_in_worker(stage: Stage, config: str, dataset: str, stamp: str, row: Row) -> Any:

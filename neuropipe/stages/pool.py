@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,26 @@ def width(wanted: int, run_bytes: int, free: int | None) -> int:
 # --- processes ----------------------------------------------------------------------------------
 
 
-def each(function: Callable[[Any], Any], items: Sequence[Any], n_workers: int) -> Iterator[tuple[Any, Any]]:
+def each(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    n_workers: int,
+    name: Callable[[Any], str] = str,
+    run_bytes: int | None = None,
+) -> Iterator[tuple[Any, Any]]:
     """Yield (item, result) as workers finish; `function` must be importable, for workers start from nothing.
+
+    No more items are given out than there are workers, so that it is known what a killed one was at.
+
+    Parameters
+    ----------
+    function : callable (item) -> result
+    items : sequence
+    n_workers : int
+    name : callable (item) -> str
+        What an item is called where its worker is killed.
+    run_bytes : int, optional
+        Expected peak of one worker, for the same message.
 
     Raises
     ------
@@ -125,17 +144,35 @@ def each(function: Callable[[Any], Any], items: Sequence[Any], n_workers: int) -
     pool = ProcessPoolExecutor(
         n_workers, mp_context=get_context("spawn"), initializer=_end_with, initargs=(os.getpid(),)
     )
+    waiting, at_work = iter(items), {}
     try:
-        futures = {pool.submit(function, item): item for item in items}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        while True:
+            for item in islice(waiting, n_workers - len(at_work)):
+                at_work[pool.submit(function, item)] = item
+            done = wait(at_work, return_when=FIRST_COMPLETED).done
+            killed = {future for future in done if isinstance(future.exception(), BrokenProcessPool)}
+            for future in done - killed:  # before anything is raised: what is finished is kept
+                yield at_work.pop(future), future.result()
+            if killed:
+                raise BrokenProcessPool
+            if not done:
+                return
     except BrokenProcessPool as error:
-        raise NeuropipeError(
-            f"One of {n_workers} workers was killed, most likely because memory ran out; start the command again with "
-            "fewer --workers (what is finished is kept)."
-        ) from error
+        raise NeuropipeError(_killed([name(item) for item in at_work.values()], run_bytes)) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _killed(names: list[str], run_bytes: int | None) -> str:
+    free = free_bytes()
+    needs = f" One takes up to {run_bytes // MB} MB." if run_bytes is not None else ""
+    left = f" {free // MB} MB of memory are free now." if free is not None else ""
+    at = " or ".join(names) or "its start"
+    return (
+        f"A worker was killed while at {at}, most likely because memory ran out.{needs}{left} "
+        "Start the command again with fewer --workers, or ask the cluster for more memory (mem_mb); "
+        "finished runs are kept."
+    )
 
 
 def _end_with(parent: int) -> None:

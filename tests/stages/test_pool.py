@@ -105,8 +105,19 @@ def test_parcellate_asks_for_the_memory_of_its_largest_image(monkeypatch: pytest
 
 
 def test_a_killed_worker_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(NeuropipeError, match=r"One of 2 workers was killed, .* fewer --workers"):
-        list(pool.each(os._exit, [1, 2], 2))  # ends a worker as the kernel does, without a word
+    """Items that wait are not named: the killed worker was at none of them."""
+    expected = r"killed while at run 7 or run 8, .* takes up to 250 MB\. .*fewer --workers"
+    items = [7, 8, 9, 10]
+    with pytest.raises(NeuropipeError, match=expected):  # _exit ends a worker as the kernel does, without a word
+        list(pool.each(os._exit, items, 2, name=lambda item: f"run {item}", run_bytes=250 * pool.MB))
+
+
+def test_what_was_finished_before_a_worker_was_killed_is_kept() -> None:
+    done, kill = [], "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(NeuropipeError, match="killed while at import os"):
+        for item, _ in pool.each(exec, ["x = 1", "x = 2", kill], 1):
+            done.append(item)
+    assert done == ["x = 1", "x = 2"]
 
 
 def test_results_come_with_their_items() -> None:
