@@ -48,8 +48,10 @@ case "$stage $*" in
     mkdir -p "$quality"; : > "$quality/runs.parquet"; : > "$quality/regions.parquet" ;;
   split*) mkdir -p "$output"; : > "$output/splits.parquet"; : > "$output/audit.json" ;;
   baselines*) mkdir -p "$output"; : > "$output/predictions.parquet"; : > "$output/nulls.parquet" ;;
-  evaluate*) : > "$output"; for name in predictions nulls; do : > "${output%/*}/$name.parquet"; done ;;
-  report*) : > "$output"; : > "${output%/report/*}/excluded.tsv" ;;
+  evaluate*) : > "$output"
+    for name in metrics.csv predictions.parquet nulls.parquet; do : > "${output%/*}/$name"; done ;;
+  report*) : > "$output"; : > "${output%/report/*}/excluded.tsv"
+    for name in methods.md references.bib; do : > "${output%/*}/$name"; done ;;
   *) : > "$output" ;;
 esac
 echo "$stage" >> jobs.txt

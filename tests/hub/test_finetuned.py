@@ -64,7 +64,9 @@ def write(folder, family: str, kind: str = "binary"):
 @pytest.mark.parametrize("kind", ["binary", "regression"])
 def test_what_is_read_back_says_the_same(tmp_path, family, kind):
     before, after = write(tmp_path, family, kind), finetuned.load(tmp_path)
-    assert after.spec == CONFIGS[family].reads().__class__(**(vars(CONFIGS[family].reads()) | {"n_views": 1}))
+    assert after.spec == CONFIGS[family].reads().__class__(
+        **(vars(CONFIGS[family].reads()) | {"n_views": 1, "n_copies": 1})
+    )
     for seed in range(3):
         recordings = [person(family, seed), person(family, seed + 10)]
         np.testing.assert_equal(vars(after.predict(recordings)), vars(before.predict(recordings)))

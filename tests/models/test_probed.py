@@ -21,7 +21,8 @@ class Made:
 
     def __init__(self, config) -> None:
         self.config = config
-        self.table = pd.DataFrame({"dataset": "toy", "participant_id": [f"sub-{i}" for i in range(N_PEOPLE)]})
+        names = [f"sub-{i}" for i in range(N_PEOPLE)]
+        self.table = pd.DataFrame({"dataset": "toy", "participant_id": names, "key": names})
 
     def __iter__(self):
         return iter(range(N_PEOPLE))
