@@ -18,7 +18,7 @@ from tiny_study import TinyStudy
 
 from neuropipe import cli
 from neuropipe.errors import InputError, NeuropipeError, WriteError
-from neuropipe.stages import chunk, index, parcellate
+from neuropipe.stages import chunk, index, parcellate, shard
 
 LOOSE = {"clean": {"strategy": "none"}, "exclude": {"min_degrees_of_freedom": None, "min_duration_s": None}}
 PEOPLE = ("01", "02", "03", "04")
@@ -150,6 +150,21 @@ def test_results_that_vanish_in_mid_chunk_are_noticed_and_made_again(
             parcellated(study)
     assert not (results(study) / "receipts").exists()
     assert len(parcellated(study)) == len(PEOPLE) and len(series(study)) == len(PEOPLE)
+
+
+def test_clean_series_that_were_deleted_later_are_named_and_made_again(study: TinyStudy) -> None:
+    parcellated(study)
+    before = series(study)
+    lost = next((results(study) / "derivatives").rglob("sub-02*_timeseries.npy"))
+    lost.unlink()
+    receipts = results(study) / "receipts" / "tiny"
+    arguments = {"config": study.root / "config.yaml", "dataset": "tiny", "receipt": receipts / "parcellate-00.json"}
+    with pytest.raises(InputError, match=rf"{lost.name} is in the receipt .* run that stage for its chunk again"):
+        shard.run(**arguments, output=receipts / "shard-00.json")
+    parcellated(study)
+    shard.run(**arguments, output=receipts / "shard-00.json")
+    after = series(study)
+    assert {name for name in after if after[name] != before.get(name)} == {lost.name}
 
 
 @pytest.mark.slow
