@@ -15,6 +15,7 @@ from neuropipe.splits.people import individuals
 
 State = Literal["passed", "failed", "unknown"]
 Topic = Literal["split", "scores", "pretraining"]
+APART = "Models learned from nobody whom they are tested on, kin included"
 SHOWN = 3  # failed checks named in a banner
 # Parts of the audit that stay open until a study measures them: a word of the check's name, title, why.
 OPEN = {
@@ -40,12 +41,34 @@ class Check:
         Whether it does; unknown where the study does not tell.
     detail : str
         What was found.
+    group : str
+        What is asked of several systems, models or splits alike; empty where it is asked once.
     """
 
     topic: Topic
     title: str
     state: State
     detail: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Checks that ask the same, in the order of the list, all of one state."""
+
+    title: str
+    state: State
+    checks: list[Check]
+
+
+def grouped(checks: Iterable[Check]) -> list[Group]:
+    """Return checks that ask the same together: what failed first, then what is not known, then what passed."""
+    found: dict[tuple[State, str], list[Check]] = {}
+    for check in checks:
+        found.setdefault((check.state, check.group or check.title), []).append(check)
+    order: list[State] = ["failed", "unknown", "passed"]
+    groups = [Group(title, state, own) for (state, title), own in found.items()]
+    return sorted(groups, key=lambda group: order.index(group.state))
 
 
 @dataclass(frozen=True)
@@ -85,6 +108,7 @@ def _split_checks(name: str, facts: SplitFacts) -> list[Check]:
             f"Split {name}: {item['check']}",
             "passed" if item["passed"] else "failed",
             str(item.get("detail") or scope),
+            f"Split {name}",
         )
         for item in facts.audit["checks"]
     ]
@@ -93,14 +117,15 @@ def _split_checks(name: str, facts: SplitFacts) -> list[Check]:
 def _measured(item: dict[str, Any], labels: dict[str, str]) -> Check:
     """Return a check of ``leakage.json`` in words."""
     where = str(item["where"])
-    title = f"{str(item['check'])[:1].upper()}{str(item['check'])[1:]}: {labels.get(where, where)}"
+    group = f"{str(item['check'])[:1].upper()}{str(item['check'])[1:]}"
     detail = ""
     if "value" in item:
         value = item["value"]
         found = f"{value:.3f}" if isinstance(value, float) else str(value)
         detail = f"found {found}, expected {item.get('expected', 'nothing else')}"
     topic: Topic = "pretraining" if "pretraining" in str(item["check"]) else "scores"
-    return Check(topic, title, "passed" if item["passed"] else "failed", detail)
+    state: State = "passed" if item["passed"] else "failed"
+    return Check(topic, f"{group}: {labels.get(where, where)}", state, detail, group)
 
 
 def _pretraining(name: str, models: list[Training], results: Results) -> Check:
@@ -117,8 +142,8 @@ def _pretraining(name: str, models: list[Training], results: Results) -> Check:
         seen |= {name for name, person in tested.items() if name in learned or person in persons}
     scope = f"by the lists of people of {known} of {len(models)} model{'' if len(models) == 1 else 's'}"
     if seen:
-        return Check("pretraining", title, "failed", f"{len(seen)} test people were seen, {scope}")
-    return Check("pretraining", title, "passed" if known == len(models) else "unknown", scope)
+        return Check("pretraining", title, "failed", f"{len(seen)} test people were seen, {scope}", APART)
+    return Check("pretraining", title, "passed" if known == len(models) else "unknown", scope, APART)
 
 
 def _tested(training: Training, results: Results) -> dict[str, str] | None:

@@ -50,7 +50,7 @@ def draw(places: pd.DataFrame, system: System, target: str, is_number: bool) -> 
     if len(own) < n_people:
         about += f"; {len(own)} are drawn"
     return [
-        _map(own, group, f"g-{css}", f"Embedding of {system.label} by {by}: first two components; {about}", by)
+        _map(own, group, f"g-{css}", f"Embedding of {system.name} by {by}: first two components; {about}", by)
         for by, (group, css) in groups.items()
         if group.nunique() > 1 or by == target
     ]

@@ -104,7 +104,7 @@ def render(results: Results, made_at: datetime, config_path: str) -> Rendered:
             quality=views.motion_and_coverage(results),
             drivers=drivers.view(results, boards),
             methods=said,
-            checks=checks,
+            audited=audit.grouped(checks),
             audit_sentence=_audit_sentence(checks),
             tables=[(n, f"../{n}") for n in ("metrics.csv", "excluded.tsv") if (results.study.root / n).is_file()],
             commands=_commands(results, config_path),
