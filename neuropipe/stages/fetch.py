@@ -86,7 +86,7 @@ def _people(store: Store, own: Path | None, path: Path) -> None:
     elif not _copy(store, PEOPLE, path):
         raise InputError(
             f"{store.url} was published without people's labels; name a table with the column participant_id: "
-            "--participants, or `participants:` of the dataset."
+            "--participants TABLE."
         )
 
 
