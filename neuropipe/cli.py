@@ -21,6 +21,8 @@ COMMANDS = {
     "volumes": ("neuropipe.stages.volumes", "maps of anatomy and slices to one grid and unit, one chunk"),
     "shard": ("neuropipe.stages.shard", "pack one chunk's series, maps or slices into tars"),
     "collect": ("neuropipe.stages.collect", "join the chunks of a dataset into one manifest and its quality tables"),
+    "publish": ("neuropipe.stages.publish", "copy a dataset's shards to a store or folder, the manifest last"),
+    "fetch": ("neuropipe.stages.fetch", "use shards that lie at a store or in another folder"),
     "qc": ("neuropipe.stages.qc", "the quality page of a dataset: every run, motion in connectivity, sites, outliers"),
     "hdf5": ("neuropipe.stages.hdf5", "write a dataset in the HDF5 layout of Brain-Semantoks"),
     "tars": ("neuropipe.stages.tars", "write a dataset as tars of learning-from-brains"),

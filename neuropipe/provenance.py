@@ -25,6 +25,8 @@ STAGE_VERSIONS = {
     "volumes": 1,
     "shard": 2,
     "collect": 2,
+    "publish": 1,
+    "fetch": 1,
     "qc": 1,
     "hdf5": 2,
     "tars": 1,

@@ -111,6 +111,15 @@ class Graph:
         files += [f"{self.study.shards(dataset)}/dataset.h5"] * exchanged
         return files + [str(self.study.clips(name)) for name in self.with_events([dataset])]
 
+    def published(self, dataset: str) -> str:
+        """Return the address of the manifest that `snakemake publish` writes, after all that it names."""
+        return f"{str(self.config.shards.publish).rstrip('/')}/{dataset}/manifest.parquet"
+
+    def publishable(self, dataset: str) -> list[str]:
+        """Return the files whose change publishes a dataset again."""
+        clips = [str(self.study.clips(name)) for name in self.with_events([dataset])]
+        return [*self.manifests([dataset]), f"{self.study.qc(dataset)}/runs.parquet", *clips]
+
     def with_events(self, datasets: Iterable[str] | None = None) -> list[str]:
         """Return those of some datasets (default: all) whose recordings are cut into labelled clips."""
         names = self.config.datasets if datasets is None else datasets

@@ -155,3 +155,6 @@ class Shards(Section):
     """Number format of the series."""
     hdf5: bool = True
     """Also write ``dataset.h5`` in the layout of Brain-Semantoks."""
+    publish: Annotated[str, Field(pattern=r"^(s3://[^/]+|/|\./|\.\./)")] | None = None
+    """Where ``snakemake publish`` copies every dataset's shards, each into a folder of its name: ``s3://bucket/prefix``
+    or a path (``/srv/shards``, ``./published``). People's labels stay here."""

@@ -13,7 +13,7 @@ import pandas as pd
 from neuropipe.errors import InputError
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json
-from neuropipe.shards import manifest
+from neuropipe.shards import manifest, remote
 from neuropipe.shards.sample import content_hash
 from neuropipe.signals.regions import Regions
 
@@ -82,7 +82,8 @@ class Shards:
     Parameters
     ----------
     folder : path
-        ``results/<study>/shards/<dataset>``, with tars, ``manifest.parquet`` and ``regions.tsv``.
+        ``results/<study>/shards/<dataset>``, with tars, ``manifest.parquet`` and ``regions.tsv``; or as
+        ``neuropipe fetch`` leaves it, with tars at a store.
     participants : path, optional
         tsv of the dataset's people; default ``results/<study>/index/<dataset>/participants.tsv``.
         Labels are joined when data are read and never enter a shard.
@@ -138,12 +139,28 @@ class Shards:
     def _bytes(self, shard: str) -> np.ndarray:
         if shard not in self._maps:
             path = self.folder / shard
-            if not path.is_file():
+            if path.is_file():
+                self._maps[shard] = np.memmap(path, dtype=np.uint8, mode="r")
+            elif (self.folder / remote.REMOTE).is_file():
+                self._maps[shard] = self._fetched(shard)
+            else:
                 raise InputError(
                     f"{path} is named in {self.folder / 'manifest.parquet'} but is not there; shard again."
                 )
-            self._maps[shard] = np.memmap(path, dtype=np.uint8, mode="r")
         return self._maps[shard]
+
+    @cached_property
+    def remote(self) -> remote.Remote:
+        """Where tars lie that are not in the folder."""
+        return remote.Remote(self.folder)
+
+    def _fetched(self, shard: str) -> np.ndarray:
+        """Return a tar of the store; where the cache is full, those that are not in use at this moment make room."""
+        try:
+            return self.remote.open(shard)
+        except remote.CacheFull:
+            self._maps.clear()
+            return self.remote.open(shard)
 
     @cached_property
     def content(self) -> str:

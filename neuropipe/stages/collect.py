@@ -15,7 +15,7 @@ from neuropipe.errors import InputError
 from neuropipe.locks import lock
 from neuropipe.paths import Study, atomic
 from neuropipe.provenance import describe, read_json, sha256, write_json
-from neuropipe.shards import manifest
+from neuropipe.shards import manifest, remote
 from neuropipe.shards.read import Grid, Shards
 from neuropipe.signals.regions import Regions
 from neuropipe.volumes.group import combine, likeness
@@ -90,7 +90,7 @@ def _group(output: Path, table: pd.DataFrame, measured: pd.DataFrame, path: Path
 
 
 def run(*, dataset: str, receipts: list[Path], output: Path) -> None:
-    """Write ``manifest.parquet`` and ``regions.tsv`` beside the tars, and the tables of ``qc/<dataset>``.
+    """Write manifest, regions and ``shards.tsv`` beside the tars, and the tables of ``qc/<dataset>``.
 
     Raises
     ------
@@ -111,6 +111,8 @@ def run(*, dataset: str, receipts: list[Path], output: Path) -> None:
     regions = Regions.read(study.derivatives(dataset) / "regions.tsv")
     with lock(output.parent / ".lock-manifest"):
         regions.write(output.parent / "regions.tsv")
+        tars = {Path(tar["path"]).name: tar["sha256"] for receipt in read for tar in receipt["products"]}
+        remote.write_tars(output.parent, list(tars), tars)
         measured = _quality(read, table)
         if table["content"].iloc[0] == "volume":
             write_json(output.parent / "grid.json", _grid(read, dataset).as_json())
