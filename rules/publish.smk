@@ -30,8 +30,8 @@ if graph.config.shards.publish is not None:
             conda:
                 "../envs/neuropipe.yaml"
             resources:
-                mem_mb=1000,
-                runtime=240,
+                mem_mb=lambda wc, attempt: 1000 * attempt,
+                runtime=lambda wc, attempt: 240 * attempt,
             params:
                 version=graph.params("publish"),
                 folder=graph.shard_folders([name])[0],
