@@ -57,8 +57,9 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Metric]:
-        """The metrics that its predictions allow."""
-        return self.folds[0].metrics
+        """The metrics that its predictions allow; of a mean over seeds, those that every seed has."""
+        first = self.folds[0]
+        return {name: metric for name, metric in first.metrics.items() if (first.name, name) in self.estimates}
 
 
 def judge(task: str, sets: dict[str, list[TestSet]], draws: int, seed: int) -> list[Run]:

@@ -47,7 +47,7 @@ def averaged(runs: Sequence[Run]) -> Run:
 
 
 def _mean(parts: Sequence[Estimate], name: str) -> Estimate:
-    """Return the mean of one metric on one test set over seeds."""
+    """Return the mean of one metric on one test set over seeds; without a null where one of them has none."""
     value = float(np.mean([part.value for part in parts]))
     bootstrap = np.mean([part.bootstrap for part in parts], axis=0)
     if name == "auroc" and value in PERFECT:
@@ -55,7 +55,8 @@ def _mean(parts: Sequence[Estimate], name: str) -> Estimate:
     else:
         low, high = uncertainty.percentile_interval(bootstrap)
         method = next((part.method for part in parts if part.method.startswith("bootstrap")), parts[0].method)
-    return Estimate(value, low, high, method, np.mean([part.null for part in parts], axis=0), bootstrap)
+    null = np.mean([part.null for part in parts], axis=0) if all(len(part.null) for part in parts) else np.empty(0)
+    return Estimate(value, low, high, method, null, bootstrap)
 
 
 def agreement(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from test_decoding_metrics import judged
 from test_decoding_metrics import rows as clips
-from test_summary import nulls_of, predicted, row, summary
+from test_summary import held_out, nulls_of, predicted, row, summary
 
 from neuropipe.evaluate.seeds import icc, mean_kappa
 
@@ -87,6 +87,18 @@ def test_the_mean_over_seeds_is_compared_like_a_run():
     assert found["t_nb"] == pytest.approx(t)
     holdout = row(summary(*of_seeds(), predicted("fc", skill=0.2)), "model", "auroc_seed_mean")
     assert holdout["delta_ci_low"] < holdout["delta"] < holdout["delta_ci_high"]
+
+
+def test_a_seed_that_says_the_same_of_everyone_is_averaged_too():
+    """It is not calibrated, so that it lacks metrics, and has nulls, that the other seeds have not."""
+    runs = of_seeds()
+    runs[1] = runs[1].assign(logit=0.0, score=0.5)
+    nulls = pd.concat([nulls_of(run) for run in runs])
+    metrics = summary(*runs, *map(held_out, runs), nulls=nulls)
+    own = [row(metrics[metrics["seed"] == seed], "model", "brier")["value"] for seed in range(3)]
+    assert row(metrics, "model", "brier_seed_mean")["value"] == pytest.approx(np.mean(own))
+    assert pd.isna(row(metrics, "model", "brier_seed_mean")["p_perm"])
+    assert "brier_uncalibrated_seed_mean" not in set(metrics["metric"])
 
 
 def test_numbers_agree_by_their_values_and_labels_of_clips_by_kappa():
