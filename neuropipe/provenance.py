@@ -41,7 +41,7 @@ STAGE_VERSIONS = {
     "probe": 4,
     "baselines": 6,
     "decode": 1,
-    "evaluate": 6,
+    "evaluate": 7,
     "openbhb": 1,
     "semantoks-probe": 1,
     "report": 2,

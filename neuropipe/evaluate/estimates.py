@@ -121,11 +121,12 @@ def _interval(
 
 
 def about(name: str, metric: Metric, decisions: Sequence[Decision]) -> dict[str, Any]:
-    """Return a metric's name and, where it depends on them, temperature and threshold (over folds: means)."""
+    """Return a metric's name and, where it depends on them, calibration and threshold (over folds: means)."""
     row: dict[str, Any] = {"metric": name}
-    fitted = [decision.temperature for decision in decisions if decision.calibrates]
+    fitted = [decision for decision in decisions if decision.calibrates]
     if fitted and (metric.thresholded or name in CALIBRATED):
-        row["temperature"] = np.mean(fitted)
+        row["temperature"] = np.mean([decision.temperature for decision in fitted])
+        row["bias"] = np.mean([decision.bias for decision in fitted])
     if metric.thresholded:
         row["threshold"] = np.mean([decision.threshold for decision in decisions])
         row["threshold_source"] = "+".join(sorted({decision.source for decision in decisions}))

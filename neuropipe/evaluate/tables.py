@@ -69,6 +69,7 @@ PREDICTIONS = {
     "uncertainty": "float64",  # standard deviation over passes with dropout, in units of score or yhat
 }
 LATER = ("label", "predicted", "probability")  # columns of predictions that files of earlier versions lack
+LATER_METRICS = ("bias",)  # likewise of metrics
 # One row per clip of a validation or test person, once per fold and run; the label names are in the file's notes.
 DECODING = {
     **RUN,
@@ -279,6 +280,7 @@ METRICS = {
     "threshold": "float64",
     "threshold_source": "string",
     "temperature": "float64",
+    "bias": "float64",  # with the temperature: of the probabilities that the threshold is applied to
 }
 
 

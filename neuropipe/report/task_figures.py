@@ -97,7 +97,8 @@ def _binary(board: Board, rows: pd.DataFrame) -> list[Figure]:
     if drawn:
         several = rows["fold"].nunique() > 1
         found.append(Figure("ROC curves, mean over folds" if several else "ROC curves", drawing, drawn))
-    drawing, drawn = figures.reliability(rows, chosen(board, ("model", "reference")))
+    compared = chosen(board, ("model", "reference"))
+    drawing, drawn = figures.reliability(_calibrated(board, rows, compared), compared)
     if drawn:
         found.append(Figure("Calibration: bins of equal size; the diagonal is perfect", drawing, drawn))
     return found + [
@@ -112,8 +113,7 @@ def _at_threshold(board: Board, rows: pd.DataFrame, system: System) -> Figure | 
     known, mine = system.rows(board.asides.thresholds), system.rows(rows)
     if known.empty or mine.empty:
         return None
-    at_fold = mine["fold"].astype("string") if len(known) > 1 else [known["fold"].iloc[0]] * len(mine)
-    by_fold = known.set_index("fold").reindex(at_fold)
+    by_fold = _by_fold(known, mine)
     decided, threshold = _decided(mine, by_fold), by_fold["threshold"].to_numpy(float)
     if not (np.isfinite(decided).all() and np.isfinite(threshold).all()):
         return None
@@ -126,6 +126,23 @@ def _at_threshold(board: Board, rows: pd.DataFrame, system: System) -> Figure | 
     caption = f"{system.label}: true classes in rows, answers in columns, number of people; threshold {at}"
     caption += f" ({source})" if source else ""
     return Figure(caption, confusion.draw(truth, answer, names, system, "people"), small=True)
+
+
+def _by_fold(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the threshold and calibration of each of some predictions of one system."""
+    at_fold = rows["fold"].astype("string") if len(known) > 1 else [known["fold"].iloc[0]] * len(rows)
+    return known.set_index("fold").reindex(at_fold)
+
+
+def _calibrated(board: Board, rows: pd.DataFrame, systems: list[System]) -> pd.DataFrame:
+    """Return predictions with the probabilities that their metrics judge; those whose bias is not known are left out."""
+    parts = []
+    for system in systems:
+        known, mine = system.rows(board.asides.thresholds), system.rows(rows)
+        if not known.empty and not mine.empty:
+            mine = mine.assign(score=_decided(mine, _by_fold(known, mine)))
+        parts.append(mine.dropna(subset="score"))
+    return pd.concat(parts) if parts else rows.iloc[:0]
 
 
 def _decided(rows: pd.DataFrame, by_fold: pd.DataFrame) -> np.ndarray:

@@ -99,6 +99,8 @@ def test_every_fold_is_read_by_its_own_validation_people():
     assert temperatures[1] == pytest.approx(2 * temperatures[0], rel=0.5)
     found = [row(metrics, "model", "ece", fold)["temperature"] for fold in ("f0", "f1", "mean", "pooled")]
     assert found == pytest.approx([*temperatures, np.mean(temperatures), np.mean(temperatures)])
+    biases = [row(metrics, "model", "mcc", fold)["bias"] for fold in ("f0", "f1")]
+    assert biases == pytest.approx([part["bias"] for part in own])
     pooled = np.concatenate(
         [expit(p["logit"] / f["temperature"] + f["bias"]) for (_, p), f in zip(run.groupby("fold"), own, strict=True)]
     )

@@ -54,7 +54,7 @@ def test_the_columns_are_those_of_the_specification():
         "pretrain_overlap_n, dataset, task, target, target_type, readout, confound_set, harmonisation, split_scheme, "
         "repeat, fold, seed, n_train, n_val, n_test, prevalence, metric, value, ci_low, ci_high, ci_method, null_mean, "
         "p_perm, reference, delta, delta_ci_low, delta_ci_high, t_nb, p_nb, p_holm, threshold, threshold_source, "
-        "temperature"
+        "temperature, bias"
     )
     asked = {"run_id", "system", "task", "readout", "split", "repeat", "fold", "role", "participant_id", "site", "sex"}
     assert asked | {"y", "score", "yhat", "logit", "uncertainty"} <= set(tables.PREDICTIONS)

@@ -136,6 +136,22 @@ def test_confusion_is_counted_at_the_recorded_threshold(own: Path) -> None:
     assert any("threshold 0.7" in caption for caption in captions(content))
 
 
+def test_probabilities_are_shown_as_their_metrics_judge_them(own: Path) -> None:
+    path = own.parent / "metrics.parquet"
+    table = tables.read([path], tables.METRICS, "metrics")
+    known = table["threshold"].notna()
+    change(path, tables.METRICS, temperature=known.map({True: 1.0, False: np.nan}), bias=30.0)
+    shown = render(own)
+    rows = pd.read_parquet(own.parent / "predictions.parquet")
+    rows = rows[rows["run_id"] == MODEL]
+    patients, others = int(rows["y"].sum()), int((1 - rows["y"]).sum())
+    # A bias of 30 makes everybody certain, and everybody is called positive.
+    assert f"<title>patient called patient: {patients} of {patients} people" in shown
+    assert f"<title>not patient called patient: {others} of {others} people" in shown
+    drawing = shown.split("<figcaption>Calibration:")[1].split("</figure>")[0]
+    assert len(set(re.findall(r'<circle cx="([\d.]+)"', drawing))) == 1
+
+
 def test_confusion_is_not_shown_where_the_calibration_is_not_known(own: Path) -> None:
     change(own.parent / "metrics.parquet", tables.METRICS, temperature=2.0)
     assert not any("true classes in rows" in caption for caption in captions(render(own)))
