@@ -163,6 +163,7 @@ def end(study: Study, task: str, metrics: pd.DataFrame) -> End | None:
         Of the study.
     """
     rows = metrics[(metrics["task"] == task) & metrics["n_test"].notna() & metrics["n_train"].notna()]
+    rows = rows[rows["fold"] != "external"]  # people of test datasets are on no side of the split
     folds = rows[~rows["fold"].isin(["mean", "pooled"])]
     folds = rows if folds.empty else folds
     if folds.empty:

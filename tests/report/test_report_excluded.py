@@ -6,6 +6,7 @@ import io
 import random
 from pathlib import Path
 
+import beside_tables
 import pandas as pd
 import pytest
 from reported_study import write_study
@@ -132,6 +133,7 @@ def test_the_flow_ends_with_who_learned_and_who_answered(tmp_path: Path) -> None
         folder.mkdir(parents=True)
         row = "probe\tdemo\tsub-903\tn/a\tn/a\tno label\tdiagnosis is empty\n"
         (folder / "excluded.tsv").write_text("\t".join(excluded.COLUMNS) + "\n" + 2 * row)  # once for each system
+        beside_tables.add_test_dataset(study.root)  # whose people are in no fold
         end = excluded.end(study, "diagnosis", pd.read_parquet(study.root / "metrics.parquet"))
         assert end is not None
         assert (end.n_train, end.n_test, end.n_folds) == sizes
