@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.report.figure import Figure, Plot, Trace
+from neuropipe.report.methods_data import joined
 from neuropipe.report.svg import Panel, dots, padded
 from neuropipe.report.systems import System
 
@@ -16,6 +17,7 @@ MAX_GROUPS = 8  # colours; smaller groups share the last one
 BINS = 5  # groups of equal size that a number is coloured by
 REST = "others"
 NOBODY = "not known"
+SMALL = {"train": "training", "validation": "validation", "external": "external"}  # roles of those who are drawn small
 
 
 def draw(places: pd.DataFrame, system: System, target: str, is_number: bool) -> list[Figure]:
@@ -40,13 +42,14 @@ def draw(places: pd.DataFrame, system: System, target: str, is_number: bool) -> 
         return []
     first = own.sort_values(["seed", "fold"], kind="stable").iloc[0]
     own = own[(own["fold"] == first["fold"]) & (own["seed"].isna() | (own["seed"] == first["seed"]))]
-    n_people, n_tested = len(own), int((own["role"] == "test").sum())
+    n_people, roles = len(own), own["role"].value_counts()
     if n_people > MAX_PEOPLE:
         own = own.iloc[np.linspace(0, n_people - 1, MAX_PEOPLE).round().astype(int)]
     groups = {"site": (named(own["site"]), "g"), target: (named(own["label"]), "g")}
     if is_number:
         groups[target] = binned(pd.to_numeric(own["label"], errors="coerce")), "q"
-    about = f"{n_people - n_tested} training people small, {n_tested} tested people large"
+    small = joined([f"{roles[role]} {word}" for role, word in SMALL.items() if role in roles])
+    about = f"{small} people small, {roles.get('test', 0)} tested people large"
     if len(own) < n_people:
         about += f"; {len(own)} are drawn"
     return [

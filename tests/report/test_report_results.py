@@ -231,6 +231,18 @@ def test_classes_of_more_than_two_have_a_confusion_matrix(own: Path) -> None:
             assert f"<title>{truth} called {answer}: {n} of {row.sum()} people" in content
 
 
+def test_a_map_says_who_learned_who_chose_and_who_is_external(own: Path) -> None:
+    path = own.parent / "places.parquet"
+    places = tables.read([path], tables.PLACES, "places")
+    mine = (places["task"] == "diagnosis") & (places["role"] == "train")
+    places.loc[places.index[mine][:3], "role"] = "validation"
+    places.loc[places.index[mine][3:8], "role"] = "external"
+    tables.write(path, places, tables.PLACES)
+    n = int(mine.sum()) - 8
+    said = f"{n} training, 3 validation and 5 external people small"
+    assert sum(said in caption for caption in captions(render(own))) == 2  # by site and by label
+
+
 def test_people_beyond_the_limit_are_not_drawn_but_counted(own: Path) -> None:
     path = own.parent / "places.parquet"
     table = tables.read([path], tables.PLACES, "places")
