@@ -123,7 +123,7 @@ def partitions(results: Results) -> list[str]:
         unit = "a person and of their family" if kin else "a person"
         said.append(
             f"All recordings of {unit} were on one side. Partitions were made once and used by every model and every "
-            "baseline; all choices were made within the training side."
+            "baseline; no choice was made on test people."
         )
     return said
 

@@ -8,7 +8,7 @@ from neuropipe.provenance import read_json
 from neuropipe.report.methods_data import counted, joined
 from neuropipe.report.read import Results, Training
 from neuropipe.report.references import cite
-from neuropipe.report.systems import BASELINES, RANDOM, SCRATCH
+from neuropipe.report.systems import BASELINES, BESIDE, HARMONISED, RANDOM, SCRATCH
 
 FAMILIES = {  # what a family is, in words, and who published it
     "semantoks": ("Brain-Semantoks (self-distillation on tokens of functional networks)", "gijsen2026"),
@@ -152,7 +152,8 @@ def _task(name: str, results: Results) -> str:
 
 
 def _joined_with(systems: set[str]) -> list[str]:
-    names = sorted({name.partition(" + ")[2] for name in systems if " + " in name and not name.endswith(RANDOM)})
+    plain = {name.removesuffix(HARMONISED).removesuffix(RANDOM) for name in systems}
+    names = sorted({name.partition(BESIDE)[2] for name in plain if BESIDE in name})
     words = ["functional connectivity" if n == "fc" else BASELINES.get(n, n).lower() for n in names]
     return [f"Embeddings were also read out together with {joined(words)}."] if names else []
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from neuropipe.report.asides import DEPENDENCE
 from neuropipe.report.methods_data import joined
 from neuropipe.report.read import Results
 from neuropipe.report.references import cite
 from neuropipe.report.tables import NAMES, PRIMARY
 
-DEPENDENCE = "dependence_"  # begins a metric's name, before the confound
 PERFECT = (0.0, 1.0)  # AUROCs without a variance to count with
 
 
@@ -94,17 +94,29 @@ def _comparisons(metrics: pd.DataFrame) -> list[str]:
     if "p_nb" in metrics and metrics["p_nb"].notna().any():
         said.append(f"Over folds the corrected resampled t test was used {cite('nadeau2003')}.")
     if "p_holm" in metrics and metrics["p_holm"].notna().any():
-        said.append(f"Its p-values were corrected over tasks {cite('holm1979')}.")
+        said.append(f"Its p-values were corrected over the tasks and readouts of a system {cite('holm1979')}.")
     return said
 
 
 def _null(results: Results, metrics: pd.DataFrame) -> list[str]:
-    if "p_perm" not in metrics or not metrics["p_perm"].notna().any():
+    """Return how labels were shuffled: of people with the readout fitted anew, of clips with the decoder as it is."""
+    if "p_perm" not in metrics:
         return []
-    return [
-        f"Chance was measured by {results.config.evaluate.permutations} permutations of the labels within site, with "
-        f"the whole readout fitted anew {cite('phipson2010')}."
-    ]
+    tested = metrics[metrics["p_perm"].notna() & ~metrics["metric"].str.startswith(DEPENDENCE)]
+    clips = tested["target_type"] == "decoding"
+    n = results.config.evaluate.permutations
+    said = []
+    if (~clips).any():
+        said.append(
+            f"Chance was measured by {n} permutations of the labels within site, with the whole readout fitted anew "
+            f"{cite('phipson2010')}."
+        )
+    if clips.any():
+        said.append(
+            f"Chance of clips was measured by {n} permutations of the labels among the clips of each test person, with "
+            f"the decoder as it was {cite('phipson2010')}."
+        )
+    return said
 
 
 def _more(results: Results, metrics: pd.DataFrame) -> list[str]:

@@ -60,7 +60,7 @@ class Difference:
     value, low, high : float
         Difference of the metric and its 95 % interval; NaN where there is none.
     p_corrected : float
-        p of the comparison, Holm-corrected over tasks.
+        p of the comparison, Holm-corrected over tasks and readouts of the system.
     """
 
     value: float

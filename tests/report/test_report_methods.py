@@ -152,6 +152,28 @@ def test_further_measures_are_told_where_they_were_computed(tmp_path: Path, metr
     assert words in everything(write(config))
 
 
+def test_what_is_joined_is_named_once_with_and_without_combat(tmp_path: Path) -> None:
+    config = write_study(tmp_path / "synthetic")
+    path = config.parent / "metrics.parquet"
+    metrics = tables.read([path], tables.METRICS, "metrics")
+    names = ("semantoks-demo + fc", "semantoks-demo + fc (ComBat)", "semantoks-demo + fc (random weights) (ComBat)")
+    more = [metrics.head(1).assign(system=name, harmonisation="combat") for name in names]
+    tables.write(path, pd.concat([metrics, *more]), tables.METRICS)
+    assert "were also read out together with functional connectivity." in everything(write(config))
+
+
+def test_clips_are_shuffled_otherwise_than_people(tmp_path: Path) -> None:
+    config = write_study(tmp_path / "synthetic")
+    path = config.parent / "metrics.parquet"
+    people = "permutations of the labels within site, with the whole readout fitted anew"
+    assert people in everything(write(config))
+    metrics = tables.read([path], tables.METRICS, "metrics")
+    tables.write(path, metrics.assign(target_type="decoding"), tables.METRICS)
+    text = everything(write(config))
+    assert people not in text
+    assert "among the clips of each test person, with the decoder as it was" in text
+
+
 @pytest.mark.parametrize("scheme", ["holdout", "leave_one_site_out"])
 def test_the_file_cites_what_the_bibliography_holds_and_nothing_else(folder: Path, scheme: str) -> None:
     found = write(folder / scheme / "synthetic" / "config.yaml")
