@@ -14,6 +14,7 @@ import pandas as pd
 
 from neuropipe.errors import InputError
 from neuropipe.evaluate import tables, uncertainty
+from neuropipe.evaluate.estimates import PERFECT
 from neuropipe.evaluate.metrics import METRICS, PRIMARY
 from neuropipe.evaluate.testsets import POOLED, TestSet, clip_sets, test_sets
 from neuropipe.provenance import read_json
@@ -156,9 +157,9 @@ def _all(values: pd.Series) -> str:
 def differences(studies: Sequence[Answers], draws: int, seed: int) -> pd.DataFrame:
     """Return the difference of each system that two studies share, where they tested the same people.
 
-    Differences are of the primary metric, ``study`` less ``other``. On one test set the interval is DeLong's (AUROC) or
-    that of a bootstrap that draws the same persons for both; over folds it is the corrected resampled one, with a
-    test where there are five folds or more.
+    Differences are of the primary metric, ``study`` less ``other``. On one test set the interval is DeLong's (AUROC;
+    recovered from both intervals where one ranking is perfect) or that of a bootstrap that draws the same persons for
+    both; over folds it is the corrected resampled one, with a test where there are five folds or more.
 
     Parameters
     ----------
@@ -227,12 +228,25 @@ def _difference(mine: list[TestSet], theirs: list[TestSet], name: str, draws: in
         return found | {"low": low, "high": high, "p": p, "method": "corrected_resampled"}
     part, other = mine[0], theirs[0]
     alone = part.units.max() + 1 == len(part.units)
-    if name == "auroc" and alone and not {values[0], others[0]} & {0.0, 1.0}:
+    perfect = name == "auroc" and bool({values[0], others[0]} & set(PERFECT))
+    if name == "auroc" and alone and not perfect:
         scores = np.concatenate([part.scored.prediction, other.scored.prediction])
         low, high = uncertainty.delong_difference(part.scored.y[0], scores)[1:]
         return found | {"low": low, "high": high, "method": "delong"}
     strata = part.scored.y[0].astype(np.int64) if metric.stratified else None
     weights = uncertainty.bootstrap_weights(part.units, strata, draws, np.random.default_rng(seed))
-    drawn = np.concatenate([metric.compute(part.scored, w) - metric.compute(other.scored, w) for w in weights])
-    low, high = uncertainty.percentile_interval(drawn)
+    drawn = [[metric.compute(one.scored, weight) for one in (part, other)] for weight in weights]
+    own, others_own = (np.concatenate(blocks) for blocks in zip(*drawn, strict=True))
+    if perfect:
+        first, second = _of_auroc(part, values[0], own), _of_auroc(other, others[0], others_own)
+        low, high = uncertainty.recovered_difference(first, second)
+        return found | {"low": low, "high": high, "method": "recovered"}
+    low, high = uncertainty.percentile_interval(own - others_own)
     return found | {"low": low, "high": high, "method": "paired_bootstrap"}
+
+
+def _of_auroc(part: TestSet, value: float, bootstrap: np.ndarray) -> tuple[float, float, float]:
+    """Return an AUROC with its interval, exact where the ranking is perfect."""
+    if value in PERFECT:
+        return value, *uncertainty.perfect_interval(value, part.scored.y[0], part.units)
+    return value, *uncertainty.percentile_interval(bootstrap)

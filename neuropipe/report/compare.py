@@ -18,7 +18,12 @@ from neuropipe.report.cells import number, word
 from neuropipe.report.forest import Forest
 from neuropipe.report.tables import NAMES, PRIMARY, RUN, TEXT, Board, Entry
 
-METHODS = {"delong": "DeLong", "paired_bootstrap": "paired bootstrap", "corrected_resampled": "corrected resampled"}
+METHODS = {
+    "delong": "DeLong",
+    "recovered": "recovered from both intervals",
+    "paired_bootstrap": "paired bootstrap",
+    "corrected_resampled": "corrected resampled",
+}
 COLUMNS = ["task", "system", "readout", "seed", "metric", "study", "value", "ci_low", "ci_high", "n_train", "n_test"]
 
 

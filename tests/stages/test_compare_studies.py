@@ -72,6 +72,21 @@ def test_a_difference_between_studies_is_that_within_one(tmp_path, settings):
     assert row["p"] == pytest.approx(within["p_nb"], nan_ok=True)
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_a_perfect_ranking_is_compared_as_within_one_study(tmp_path, both):
+    runs = [answers("model", 1), answers("model", 2)]
+    for run in runs[0 if both else 1 :]:
+        run["score"] = run["y"]
+    folders = [study(tmp_path / name, run) for name, run in zip("ab", runs, strict=True)]
+    found = across.differences(across.read(folders), 300, 0).iloc[0]
+    pair = [run.assign(system=name, run_id=name) for run, name in zip(runs, ("fc", "other"), strict=True)]
+    table = summarise(pd.concat(pair, ignore_index=True), NO_NULLS, draws=300, seed=0)
+    within = table[(table["system"] == "other") & (table["metric"] == "auroc") & (table["fold"] == "mean")].iloc[0]
+    assert (found["low"], found["high"]) == pytest.approx((within["delta_ci_low"], within["delta_ci_high"]), abs=0.03)
+    assert found["low"] < found["delta"] < found["high"]
+    assert found["method"] == "recovered"
+
+
 def test_the_corrected_interval_is_that_of_the_t_distribution(tmp_path):
     folders = [study(tmp_path / name, answers("m", seed, folds=5)) for name, seed in (("a", 1), ("b", 2))]
     studies = across.read(folders)
