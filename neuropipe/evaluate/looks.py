@@ -178,7 +178,8 @@ def looks_of(question: Question, settings: Evaluate) -> Looks:
     if settings.harmonise is None:
         return Looks(question, settings.readouts)
     harmony = Harmony.of(question, settings.harmonise_keep)
-    known = set(harmony.sites[question.target.known]) - {""}
+    inside = ~question.people.table["dataset"].isin(question.target.test_datasets).to_numpy()
+    known = set(harmony.sites[question.target.known & inside]) - {""}  # nothing learns from the others
     task, people = question.target.task, question.people
     if not known:
         columns = ", ".join(f"{name}: {people.resolve(name, 'site')!r}" for name in people.participants)

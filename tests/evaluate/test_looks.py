@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -233,3 +235,11 @@ def test_of_a_single_site_there_is_nothing_to_take_away(caplog):
     assert looks_of(at_sites(["A"] * 20), Evaluate(harmonise="combat")).harmony is None
     assert "everybody is of the site toy/A" in caplog.text
     assert looks_of(at_sites(["A", "B"] * 10), Evaluate(harmonise="combat")).harmony is not None
+
+
+def test_the_site_of_a_test_dataset_gives_no_combat_to_learn():
+    asked = at_sites(["A"] * 10 + ["B"] * 10)
+    table = asked.people.table
+    people = replace(asked.people, table=table.assign(dataset=np.where(table["site"] == "A", "toy", "outside")))
+    outside = replace(asked, people=people, target=replace(asked.target, test_datasets=("outside",)))
+    assert looks_of(outside, Evaluate(harmonise="combat")).harmony is None
