@@ -173,8 +173,8 @@ def sides(subject: Subject) -> str:
     said = []
     for board in subject.boards:
         external = board.task.test_datasets
-        where = f"{joined(external)}, which no training saw," if external else "the same datasets"
-        said.append(f"{board.name}: evaluated on other people of {where}.".replace(",.", "."))
+        also = f", and on people of {joined(external)}, which no training saw" if external else ""
+        said.append(f"{board.name}: evaluated on other people of the same datasets{also}.")
     return " ".join(said)
 
 
