@@ -95,7 +95,9 @@ def read(folders: Sequence[Path]) -> list[Answers]:
 
 
 def _read(folder: Path, name: str) -> Answers:
-    metrics = tables.read([folder / "metrics.parquet"], tables.METRICS, "metrics of an evaluated study", tables.LATER_METRICS)
+    metrics = tables.read(
+        [folder / "metrics.parquet"], tables.METRICS, "metrics of an evaluated study", tables.LATER_METRICS
+    )
     predictions = tables.read([folder / "predictions.parquet"], tables.PREDICTIONS, "predictions")
     clips = [folder / "decoding.parquet"] if (folder / "decoding.parquet").is_file() else []
     decoded = tables.read(clips, tables.DECODING, "predictions of clips")

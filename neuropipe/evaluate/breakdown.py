@@ -13,7 +13,7 @@ from neuropipe.evaluate import tables
 from neuropipe.evaluate.estimates import PERFECT
 from neuropipe.evaluate.metrics import METRICS, PRIMARY
 from neuropipe.evaluate.testsets import Answered, read_answer
-from neuropipe.evaluate.uncertainty import bootstrap_weights, percentile_interval, perfect_interval
+from neuropipe.evaluate.uncertainty import bootstrap_weights, percentile_interval, perfect_interval, separate_pairs
 
 COLUMNS = ("site", "sex")
 UNKNOWN = "n/a"
@@ -70,12 +70,18 @@ def _group(answered: Answered, at: np.ndarray, draws: int, rng: np.random.Genera
     if enough < MIN_PEOPLE or not np.isfinite(value):
         return found | {"value": value}
     if kind == "binary" and value in PERFECT:
-        low, high = perfect_interval(value, y, units)
+        compared = sum(separate_pairs(y[inside], units[inside]) for inside in _by_fold(answered, at))
+        low, high = perfect_interval(value, y, units, min(compared, separate_pairs(y, units)))
     else:
         strata = None if kind == "regression" else y.astype(np.int64)
         weights = bootstrap_weights(units, strata, draws, rng)
         low, high = percentile_interval(np.concatenate([_values(answered, at, kind, weight) for weight in weights]))
     return found | {"value": value, "ci_low": low, "ci_high": high}
+
+
+def _by_fold(answered: Answered, at: np.ndarray) -> list[np.ndarray]:
+    """Return which of the rows `at` are of each fold that has any of them (bool)."""
+    return [inside for fold in answered.folds if (inside := np.isin(at, fold)).any()]
 
 
 def _values(answered: Answered, at: np.ndarray, kind: str, weight: np.ndarray) -> np.ndarray:
@@ -84,10 +90,9 @@ def _values(answered: Answered, at: np.ndarray, kind: str, weight: np.ndarray) -
     if kind != "binary":
         return compute(answered.scored.take(at), weight)
     total = pairs = np.zeros(len(weight))
-    for fold in answered.folds:
-        inside = np.isin(at, fold)
+    for inside in _by_fold(answered, at):
         part, own = answered.scored.take(at[inside]), weight[:, inside].astype(float)
         n_pairs = (own @ part.y[0]) * (own @ (1 - part.y[0]))
-        total = total + n_pairs * np.nan_to_num(compute(part, own)) if inside.any() else total
+        total = total + n_pairs * np.nan_to_num(compute(part, own))
         pairs = pairs + n_pairs
     return np.divide(total, pairs, out=np.full(len(weight), np.nan), where=pairs > 0)

@@ -50,7 +50,13 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def perfect_interval(value: float, y: np.ndarray, units: np.ndarray) -> tuple[float, float]:
+def separate_pairs(y: np.ndarray, units: np.ndarray) -> int:
+    """Return how many pairs of a positive and a negative there are that share nobody, and no family."""
+    positive, negative = set(units[y == 1]), set(units[y == 0])
+    return min(len(positive), len(negative), len(positive | negative) // 2)
+
+
+def perfect_interval(value: float, y: np.ndarray, units: np.ndarray, pairs: int | None = None) -> tuple[float, float]:
     """Return the exact interval of an AUROC of 1 or 0, for which every bootstrap draw says the same.
 
     Of pairs of a positive and a negative that share nobody, each is ranked rightly with the probability
@@ -66,9 +72,10 @@ def perfect_interval(value: float, y: np.ndarray, units: np.ndarray) -> tuple[fl
         0 or 1.
     units : int ndarray (n,)
         Person (or family) of each row; members of a family are not independent, so it serves in one pair.
+    pairs : int, optional
+        How many such pairs were compared, where not all were.
     """
-    positive, negative = set(units[y == 1]), set(units[y == 0])
-    pairs = min(len(positive), len(negative), len(positive | negative) // 2)
+    pairs = separate_pairs(y, units) if pairs is None else pairs
     low = ((1 - LEVEL) / 2) ** (1 / pairs) if pairs else 0.0
     return (low, 1.0) if value == 1 else (0.0, 1 - low)
 

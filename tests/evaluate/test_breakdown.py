@@ -65,6 +65,14 @@ def test_a_perfect_group_is_not_certain():
     assert found["ci_low"] == pytest.approx(stats.binomtest(20, 20).proportion_ci(method="exact").low)
 
 
+def test_a_perfect_group_is_as_sure_as_the_pairs_that_were_compared():
+    run = predicted("model", n=12, folds=2).assign(site="A")
+    run["y"] = [1.0] * 2 + [0.0] * 10 + [1.0] * 10 + [0.0] * 2  # two pairs in each fold
+    run["score"] = 0.1 + 0.8 * run["y"]
+    found = grouped(run).loc[("site", "A")]
+    assert (found["value"], found["ci_low"], found["ci_high"]) == (1, pytest.approx(0.025 ** (1 / 4)), 1)
+
+
 def test_people_of_several_repeats_count_once():
     run = predicted("model", n=40).assign(site="A")
     found = grouped(pd.concat([run, run.assign(repeat=1)])).loc[("site", "A")]
