@@ -54,7 +54,8 @@ def draw(
         for at, system in enumerate(drawn):
             own = system.rows(shown[shown["group"] == name])
             marks += _marks(panel, own, system, middle + APART * (at - (len(drawn) - 1) / 2))
-    caption = f"{metric} by {column}, people tested in brackets" + ("; dashed: knowing nothing" if chance else "")
+    counted = "people tested" if shown["n_positive"].isna().all() else "positive of all people tested"
+    caption = f"{metric} by {column}, {counted} in brackets" + ("" if chance is None else "; dashed: knowing nothing")
     if len(sizes) > MAX_GROUPS:
         caption += f"; the {MAX_GROUPS} largest of {len(sizes)}"
     said = "; ".join(_said(system, shown) for system in drawn)

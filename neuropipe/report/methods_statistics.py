@@ -130,7 +130,7 @@ def _more(results: Results, metrics: pd.DataFrame) -> list[str]:
     if "threshold_source" in metrics and metrics["threshold_source"].fillna("").str.contains("validation").any():
         said.append("Thresholds of classification were chosen on validation people.")
     if _filled(results, "net_benefit.parquet"):
-        said.append(f"Clinical use is shown by decision curves {cite('vickers2006')}.")
+        said.append(f"What acting on a probability would be worth is shown by decision curves {cite('vickers2006')}.")
     if _filled(results, "drivers.parquet"):
         said.append(f"What drives a readout is shown as its pattern, not as its weights {cite('haufe2014')}.")
     if dependence := sorted(name.removeprefix(DEPENDENCE) for name in names if name.startswith(DEPENDENCE)):

@@ -135,7 +135,7 @@ def _by_fold(known: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _calibrated(board: Board, rows: pd.DataFrame, systems: list[System]) -> pd.DataFrame:
-    """Return predictions with the probabilities that their metrics judge; those whose bias is not known are left out."""
+    """Return predictions with the probabilities that metrics judge; without those whose bias is not known."""
     parts = []
     for system in systems:
         known, mine = system.rows(board.asides.thresholds), system.rows(rows)
