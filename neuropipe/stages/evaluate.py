@@ -22,7 +22,9 @@ AUDITED = ["run_id", "split", "repeat", "fold", "role", "dataset", "participant_
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``neuropipe evaluate``."""
     parser.add_argument("--predictions", type=Path, nargs="*", default=[], help="predictions.parquet files")
-    parser.add_argument("--decoding", type=Path, nargs="*", default=[], help="decoding.parquet files of decode")
+    parser.add_argument(
+        "--decoding", type=Path, nargs="*", help="decoding.parquet files of decode; default: beside the predictions"
+    )
     parser.add_argument("--nulls", type=Path, nargs="*", help="nulls.parquet files; default: beside the predictions")
     parser.add_argument("--config", type=Path, help="the study's config.yaml; default: what the predictions record")
     parser.add_argument(
@@ -45,7 +47,7 @@ def run(
     ``breakdown.parquet`` (sites, sexes) and ``net_benefit.parquet`` (decision curves) follow from the predictions;
     how they depend on confounds, from ``confounds.parquet`` where that lies beside them.
     ``efficiency.parquet`` (learning curves) and, of clips, ``decoding.parquet`` are joined where there are any. Given
-    the joined ``predictions.parquet`` (and ``decoding.parquet``) of a study alone, only what follows from them is
+    the joined ``predictions.parquet`` of a study alone (``decoding.parquet`` beside it), only what follows from them is
     written, with the sidecar ``metrics.json``, and it is the same as the first time.
 
     Raises
@@ -60,7 +62,8 @@ def run(
     from neuropipe.evaluate.decision_curve import decision_curves
     from neuropipe.evaluate.summary import summarise
 
-    decoding = decoding or []
+    if decoding is None:
+        decoding = [path for part in predictions if (path := part.with_name("decoding.parquet")).is_file()]
     if not (given := [*predictions, *decoding]):
         raise InputError("Nothing to evaluate: name predictions.parquet or decoding.parquet files.")
     output = output or given[0].parent / "metrics.parquet"

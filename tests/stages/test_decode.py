@@ -114,6 +114,8 @@ def test_metrics_follow_from_the_joined_table_alone(study: Study, tmp_path: Path
     again = tmp_path / "metrics.parquet"
     evaluate.run(predictions=[], decoding=[study.root / "decoding.parquet"], output=again)
     pd.testing.assert_frame_equal(pd.read_parquet(again), pd.read_parquet(study.root / "metrics.parquet"))
+    evaluate.run(predictions=[study.root / "predictions.parquet"], output=again)  # clips lie beside people
+    pd.testing.assert_frame_equal(pd.read_parquet(again), pd.read_parquet(study.root / "metrics.parquet"))
 
 
 def test_the_audit_knows_whom_networks_learned_from(study: Study) -> None:
