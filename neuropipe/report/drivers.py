@@ -14,7 +14,6 @@ from neuropipe.report.read import Results
 from neuropipe.report.svg import line, rect
 from neuropipe.report.tables import Board, Entry
 
-MAX_SYSTEMS = 2  # drawn for a task: the best model that has a pattern, and the reference
 MAX_REGIONS = 10  # named
 NO_NETWORK = "no network named"
 
