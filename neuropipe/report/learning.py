@@ -29,7 +29,7 @@ def draw(grid: pd.DataFrame, systems: Sequence[System], label: str, chance: floa
     learner : str
         What learned, for the caption: the decoder, the readout.
     """
-    grid = grid[grid["run_id"].isin([system.run_id for system in systems])]
+    grid = over_folds(grid[grid["run_id"].isin([system.run_id for system in systems])])
     sizes = sorted(grid["n_people"].unique())
     low, high = np.log2(float(sizes[0])), np.log2(float(sizes[-1]))
     values = padded([*grid["value"], *([] if chance is None else [chance])])
@@ -56,6 +56,22 @@ def draw(grid: pd.DataFrame, systems: Sequence[System], label: str, chance: floa
     drawing = panel.draw(marks, f"{label} from {sizes[0]} to {sizes[-1]} training people: {'; '.join(said)}.")
     caption = f"{label} by how many people the {learner} learned from; dots are draws of people"
     return Figure(caption, drawing, list(systems), plot=Plot("Training people", label, traces, log_x=True))
+
+
+def over_folds(grid: pd.DataFrame) -> pd.DataFrame:
+    """Return the points that all folds have, so that no point is of other folds than its neighbours.
+
+    Everybody of a fold, its last point, is drawn at the mean size of training sides.
+    """
+    folds = grid.groupby(["repeat", "fold"], dropna=False)["n_people"]
+    if folds.ngroups < 2:
+        return grid
+    last = grid["n_people"] == folds.transform("max")
+    everybody = round(float(folds.max().mean()))
+    placed = grid.assign(place=grid["fold"].astype(str) + "/" + grid["repeat"].astype(str))
+    shared = placed[~last].groupby("n_people")["place"].nunique() == folds.ngroups
+    inner = grid["n_people"].isin(shared.index[shared]) & (grid["n_people"] < everybody) & ~last
+    return grid.assign(n_people=grid["n_people"].mask(last, everybody))[last | inner]
 
 
 def _ticks(sizes: Sequence[int], apart: float = 0.45) -> dict[float, str]:

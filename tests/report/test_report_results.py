@@ -21,7 +21,7 @@ from sklearn.metrics import confusion_matrix
 
 from neuropipe import config as configuration
 from neuropipe.evaluate import tables
-from neuropipe.report import page, read
+from neuropipe.report import learning, page, read
 from neuropipe.stages import report
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -229,6 +229,16 @@ def test_classes_of_more_than_two_have_a_confusion_matrix(own: Path) -> None:
     for truth, row in zip(names, counts, strict=True):
         for answer, n in zip(names, row, strict=True):
             assert f"<title>{truth} called {answer}: {n} of {row.sum()} people" in content
+
+
+def test_a_learning_curve_has_the_same_folds_at_every_point() -> None:
+    sizes = {"A": (16, 32, 64, 100), "B": (16, 32, 60)}  # the last is everybody
+    rows = [{"repeat": 0, "fold": fold, "n_people": n, "value": n} for fold, own in sizes.items() for n in own]
+    found = learning.over_folds(pd.DataFrame(rows))
+    assert found.groupby("n_people")["fold"].apply("".join).to_dict() == {16: "AB", 32: "AB", 80: "AB"}
+    assert found.loc[found["n_people"] == 80, "value"].tolist() == [100, 60]
+    single = pd.DataFrame(rows[:4])
+    assert learning.over_folds(single) is single
 
 
 def test_a_map_says_who_learned_who_chose_and_who_is_external(own: Path) -> None:
