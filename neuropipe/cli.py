@@ -104,7 +104,7 @@ def _say(line: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 the user can mend it, 1 a bug of ours."""
+    """Run one command and return its exit code: 0 done, 2 the user can mend it, 75 run it again, 1 a bug of ours."""
     parser = _parser()
     parsed = parser.parse_args(argv)
     if parsed.version:

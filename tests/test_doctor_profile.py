@@ -133,6 +133,11 @@ def test_what_a_partition_allows_to_the_minute(install):
     assert check.ok and "attempt 2 of it would not fit" in check.found
 
 
+def test_each_of_several_partitions_is_looked_at(install):
+    checks = cluster.check_partitions([Request("pretrain", 1, {"slurm_partition": "gpu,gpus"})], 2)
+    assert [(check.name, check.ok) for check in checks] == [("partition gpu", True), ("partition gpus", False)]
+
+
 def test_a_job_that_the_scheduler_refuses(install, planned):
     install(sbatch="#!/bin/sh\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
     check = _check()["job like split"]

@@ -125,7 +125,8 @@ def check_partitions(requests: list[Request], retries: int) -> list[Check]:
         return [Check("partitions", False, "unknown", str(error))]
     wanted: dict[str, list[Request]] = {}
     for request in requests:
-        wanted.setdefault(request.resources.get("slurm_partition", ""), []).append(request)
+        for name in request.resources.get("slurm_partition", "").split(","):  # the first of several that is free
+            wanted.setdefault(name, []).append(request)
     checks = []
     for name, asking in wanted.items():
         if not name:

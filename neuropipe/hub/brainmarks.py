@@ -185,6 +185,11 @@ def write(source: Path, output: Path) -> str:
     if saved.regions is None:
         raise CheckpointError(f"{source} reads {saved.about['content']}s; Brainmarks compares models of fMRI series.")
     space_of(saved.regions)
+    if lacking := sorted({"t_r", "clean"} - set(saved.about)):
+        raise CheckpointError(
+            f"{source}: config.json does not say how its training data were prepared ({', '.join(lacking)}), as of "
+            "released weights; name a folder that `neuropipe pretrain` trained."
+        )
     name = re.sub(r"\W+", "_", output.resolve().name).strip("_").lower() or "model"
     name = name if name[0].isalpha() else f"model_{name}"
     package = f"neuropipe_{name}"

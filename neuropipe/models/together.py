@@ -25,7 +25,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
+        grad = grad.clone(memory_format=torch.contiguous_format)  # others may hold the same gradient
         distributed.all_reduce(grad)
         return grad[distributed.get_rank() * ctx.rows :][: ctx.rows]
 

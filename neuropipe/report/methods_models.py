@@ -95,7 +95,7 @@ def _learned(models: list[Training], item: Any, settings: dict[str, Any]) -> str
     if steps:
         text += f", for {counted(max(steps), 'step')}"
     if settings.get("batch_size"):
-        text += f" of {settings['batch_size'] * settings.get('accumulate', 1)} samples"
+        text += f" of {settings['batch_size']} people"  # `accumulate` cuts them into parts
     return f"{text}."
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from neuropipe.errors import InputError
 
@@ -48,10 +49,24 @@ class Store:
     url : str
     first_wait_s : float
         Wait before the second try, in seconds; doubled from one to the next.
+
+    Raises
+    ------
+    InputError
+        The address holds a password or a signature.
     """
 
     url: str
     first_wait_s: float = FIRST_WAIT_S
+
+    def __post_init__(self) -> None:
+        """Refuse what must not be written down: addresses stand in logs, ``remote.json`` and provenance."""
+        parts = urlsplit(self.url) if not is_local(self.url) else None
+        if parts is not None and (parts.query or "@" in parts.netloc):
+            raise InputError(
+                f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}: the address holds a password or signature, which "
+                "logs and tables would keep. Leave it out, and give credentials to the backend (AWS_PROFILE, ...)."
+            )
 
     def path(self, name: str) -> str:
         """Return the address of a file of the folder."""

@@ -41,6 +41,11 @@ def run(*, url: str, output: Path, participants: Path | None, check: bool) -> No
     """
     url = str(Path(url.removeprefix("file://")).resolve()) if is_local(url) else url
     store, study, dataset = Store(url), Study(output.parent.parent), output.name
+    if store.size(MANIFEST) is None:  # before anything here is replaced
+        raise InputError(
+            f"{store.path(MANIFEST)} is not there, or may not be read with these credentials; check both, or "
+            "run `neuropipe publish` for that folder first."
+        )
     with lock(output / ".lock-manifest"):
         if any(output.glob("*.tar")):
             raise InputError(f"{output} holds tars of its own; fetch into another dataset's name.")

@@ -15,10 +15,17 @@ KEPT = 2
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write the state after `step` steps and drop all but the last two checkpoints."""
-    with atomic(folder / f"step-{step:08d}.pt") as temporary:
+    """Write the state after `step` steps and drop all but this run's last two checkpoints.
+
+    What is further on was not gone on from: it is of another recipe or of other data, or cannot be read. It would
+    outlive every checkpoint of this run.
+    """
+    path = folder / f"step-{step:08d}.pt"
+    with atomic(path) as temporary:
         torch.save({"step": step, **state}, temporary)
-    for old in sorted(folder.glob("step-*.pt"))[:-KEPT]:
+    found = sorted(folder.glob("step-*.pt"))
+    own = [one for one in found if one.name <= path.name]
+    for old in set(found) - set(own[-KEPT:]):
         old.unlink()
 
 
@@ -30,12 +37,17 @@ def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] |
     Raises
     ------
     CheckpointError
-        There are checkpoints, and none can be read.
+        There are checkpoints, and none can be read, or there is no memory for the newest.
     """
     paths = sorted(folder.glob("step-*.pt"), reverse=True)
     for path in paths:
         try:
             return torch.load(path, map_location=device, weights_only=True)
+        except torch.OutOfMemoryError as error:
+            raise CheckpointError(
+                f"{path} does not fit into the memory of {device} that is free; see who else uses it (`nvidia-smi`), "
+                "then run this again."
+            ) from error
         except (RuntimeError, EOFError, pickle.UnpicklingError):
             continue
     if paths:

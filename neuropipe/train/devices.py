@@ -48,7 +48,7 @@ def claim(threads: int | None = None) -> Iterator[torch.device]:
     """Yield a free CUDA device, held until the block ends; without any, the processor.
 
     Snakemake counts GPUs but never says which one a job gets, so jobs agree through one lock file
-    per device. Under ``torchrun`` the local rank decides, and the processes of a machine share its threads.
+    per device; so do the processes of ``torchrun``, which share their threads, each beginning at its local rank.
 
     Parameters
     ----------
@@ -66,13 +66,9 @@ def claim(threads: int | None = None) -> Iterator[torch.device]:
         keep_freed_memory()
         yield torch.device("cpu")
         return
-    if "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-        yield device
-        return
+    n_gpus, first = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     with contextlib.ExitStack() as stack:
-        for index in range(torch.cuda.device_count()):
+        for index in ((first + i) % n_gpus for i in range(n_gpus)):
             try:
                 stack.enter_context(lock(_lock_path(index), wait_s=0))
             except LockedError:
@@ -81,7 +77,7 @@ def claim(threads: int | None = None) -> Iterator[torch.device]:
             break
         else:
             raise LockedError(
-                f"All {torch.cuda.device_count()} GPUs are held by other neuropipe jobs of this user; wait for one, "
+                f"All {n_gpus} GPUs are held by other neuropipe jobs of this user; wait for one, "
                 "or start snakemake with --resources gpu=<number of GPUs>."
             )
         torch.cuda.set_device(device)

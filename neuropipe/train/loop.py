@@ -75,7 +75,7 @@ def train(
     folder : path
         For checkpoints; what is found there with the same `identity` is continued.
     identity : str
-        Hash of recipe, data and seed: checkpoints of anything else are not touched by this run.
+        Hash of recipe, data and seed: checkpoints of anything else are not continued, and give way to this run's.
     tensorboard : path, optional
         Folder for TensorBoard's event files, where that is installed.
     loss_of : callable, optional
@@ -103,6 +103,11 @@ def train(
         rows, window, begin = state["rows"], state["window"], state["step"]
         if watch is not None:
             watch.restore(state["watch"])
+    if group.agreed(begin) != begin:  # a file server that shows one machine what is old
+        raise NeuropipeError(
+            f"{what}: process {group.rank} finds step {begin} saved in {folder}, the first one another. Run it again; "
+            "if that does not help, see that all machines share this folder."
+        )
     group.share_weights(model)
     autocast = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
     loss_of = loss_of or model.loss
@@ -113,6 +118,7 @@ def train(
     progress = Progress(what, settings.n_steps, begin) if group.writes else None
     clock = time.perf_counter()
     model.train()
+    done, stop = begin, False
     with interrupts.noticed() as notice:
         for step in range(begin, settings.n_steps):
             if watch is not None and watch.stopped:
@@ -150,11 +156,14 @@ def train(
                 state |= {} if watch is None else {"watch": watch.state()}
                 checkpoint.save(folder, done, state)
             if stop:
-                raise Interrupted(f"{what}: asked to stop, saved at step {done} of {settings.n_steps}; run it again.")
+                break
+        stop = stop or notice.given  # also where it came with the last step
     if progress is not None:
         progress.close()
     if writer is not None:
         writer.close()
+    if stop:
+        raise Interrupted(f"{what}: asked to stop, saved at step {done} of {settings.n_steps}; run it again.")
     return rows
 
 

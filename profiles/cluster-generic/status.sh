@@ -48,7 +48,10 @@ sge() {
 }
 
 lsf() {
-    state=$(bjobs -noheader -o stat "$job" 2>&1) || { echo running && return; }
+    state=$(bjobs -noheader -o stat "$job" 2>&1) || case $state in
+        *"is not found"*) ;;
+        *) echo running && return ;;
+    esac
     case $state in
         DONE*) echo success ;;
         EXIT* | *"is not found"*) echo failed ;;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 
 import numpy as np
@@ -128,6 +129,17 @@ def test_a_clip_too_short_for_the_pass_band_is_only_resampled():
 def test_regions_that_the_suite_does_not_have_are_refused(tmp_path, regions):
     source = finished(tmp_path / "model", "csm", regions)
     with pytest.raises(CheckpointError, match=r"Brainmarks has no series of .*; it reads .*457"):
+        stage.run(brainmarks=source, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_does_not_know_how_its_data_were_prepared_is_refused(tmp_path):
+    """As of weights that were taken over: the plugin could not prepare the suite's recordings alike."""
+    source = finished(tmp_path / "model", "csm")
+    about = json.loads((source / "config.json").read_text())
+    del about["t_r"], about["clean"]
+    (source / "config.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=r"how its training data were prepared \(clean, t_r\)"):
         stage.run(brainmarks=source, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -117,7 +117,7 @@ def test_a_model_is_told_from_what_its_training_recorded(folder: Path, tmp_path:
     found = write(config)
     text = everything(found)
     assert "semantoks-demo is Brain-Semantoks" in text and "gijsen2026" in found.keys
-    assert "(36 people), for 600 steps of 32 samples." in text
+    assert "(36 people), for 600 steps of 8 people." in text
     assert "AdamW with a learning rate of 0.002 and a weight decay of 0.05" in text
     assert "Training took 24 s on NVIDIA H100." in text
     assert not {"thomas2022", "dufumier2021", "neuroclr", "neurossl"} & set(found.keys)

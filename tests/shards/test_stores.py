@@ -229,7 +229,7 @@ def test_a_missing_backend_says_what_to_install(tmp_path):
 
 
 def test_nothing_published_says_what_to_run(tmp_path):
-    with pytest.raises(InputError, match="without people's labels"):
+    with pytest.raises(InputError, match=r"manifest\.parquet is not there.*run `neuropipe publish`"):
         fetch.run(url=str(tmp_path), output=tmp_path / "a" / "shards" / "toy", participants=None, check=False)
 
 

@@ -33,10 +33,12 @@ def test_two_jobs_get_two_gpus_and_a_third_is_told(two_gpus):
         assert str(again) == "cuda:0"
 
 
-def test_torchrun_decides_by_rank(two_gpus, monkeypatch):
+def test_torchrun_begins_at_the_rank_and_leaves_other_jobs_their_gpu(two_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with devices.claim() as device:
         assert str(device) == "cuda:1"
+        with devices.claim() as second:  # a job of several GPUs beside another one
+            assert str(second) == "cuda:0"
 
 
 def test_without_a_gpu_the_processor(monkeypatch):

@@ -11,8 +11,8 @@ import torch
 from test_loop import SPEC, Toy, same, settings, trained
 
 from neuropipe.data.recordings import Recordings
-from neuropipe.errors import Interrupted
-from neuropipe.train import checkpoint, interrupts, loop
+from neuropipe.errors import Interrupted, NeuropipeError
+from neuropipe.train import checkpoint, distributed, interrupts, loop
 
 
 class Sender:
@@ -49,6 +49,29 @@ def test_the_step_at_hand_is_saved_and_the_run_goes_on_from_it(toy_shards, tmp_p
     resumed, _ = trained(toy_shards, tmp_path / "a")
     whole, _ = trained(toy_shards, tmp_path / "b")
     assert same(resumed, whole) and len(resumed.steps_seen) == 14
+
+
+def test_a_signal_while_the_last_step_is_saved_is_not_lost(toy_shards, tmp_path, monkeypatch):
+    """The next fold would begin, and be killed with all that it had learned since its last checkpoint."""
+    save = checkpoint.save
+
+    def interrupted(folder, step, state) -> None:
+        if step == 24:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(folder, step, state)
+
+    monkeypatch.setattr(checkpoint, "save", interrupted)
+    with pytest.raises(Interrupted, match="saved at step 24 of 24"):
+        trained(toy_shards, tmp_path)
+    monkeypatch.setattr(checkpoint, "save", save)
+    resumed, _ = trained(toy_shards, tmp_path)
+    assert resumed.steps_seen == []
+
+
+def test_processes_that_see_different_checkpoints_do_not_train_together(toy_shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed.Group, "agreed", lambda group, value: 12)
+    with pytest.raises(NeuropipeError, match=r"process 0 finds step 0 saved in .*, the first one another"):
+        trained(toy_shards, tmp_path)
 
 
 def test_a_thread_that_hears_no_signals_trains_all_the_same():

@@ -110,6 +110,33 @@ def test_another_identity_is_not_continued(toy_shards, tmp_path):
     assert len(model.steps_seen) == 24
 
 
+def test_checkpoints_of_another_identity_do_not_outlive_those_of_this_run(toy_shards, tmp_path, monkeypatch):
+    trained(toy_shards, tmp_path)
+    original = optim.set_schedules
+
+    def dies(optimizer, chosen, step):
+        if step == 9:
+            raise KeyboardInterrupt
+        return original(optimizer, chosen, step)
+
+    monkeypatch.setattr(optim, "set_schedules", dies)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(Toy(9), Recordings([toy_shards]), SPEC, settings(), seed=3, folder=tmp_path, identity="other recipe")
+    assert [path.name for path in tmp_path.glob("step-*.pt")] == ["step-00000007.pt"]
+    assert checkpoint.latest(tmp_path)["identity"] == "other recipe"
+
+
+def test_a_checkpoint_without_room_is_not_called_broken(toy_shards, tmp_path, monkeypatch):
+    trained(toy_shards, tmp_path)
+
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(CheckpointError, match=r"step-00000024\.pt does not fit into the memory of cuda:0 that is free"):
+        checkpoint.latest(tmp_path, "cuda:0")
+
+
 def test_two_checkpoints_are_kept_and_a_broken_one_is_passed_over(toy_shards, tmp_path):
     trained(toy_shards, tmp_path)
     names = sorted(path.name for path in tmp_path.glob("step-*.pt"))

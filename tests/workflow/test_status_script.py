@@ -39,6 +39,7 @@ CASES = [
     ("lsf", {"bjobs": "echo EXIT"}, "failed"),
     ("lsf", {"bjobs": "echo PEND"}, "running"),
     ("lsf", {"bjobs": "echo 'Job <7> is not found'"}, "failed"),
+    ("lsf", {"bjobs": "echo 'Job <7> is not found' >&2; exit 255"}, "failed"),
     ("lsf", {"bjobs": "exit 255"}, "running"),
 ]
 
