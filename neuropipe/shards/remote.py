@@ -2,8 +2,10 @@
 
 The cache is keyed by content, so two studies share a tar, and a tar has its name only once its hash was checked:
 
-    <cache>/<sha256>.tar     complete; its time stamp is the last use
-    <cache>/<sha256>.part    arrived so far; a later process goes on from its end
+    <cache>/<sha256>.tar            complete; its time stamp is the last use
+    <cache>/<sha256>.<bytes>.part   arrived so far; a later process goes on from its end
+
+Who reads a tar or writes a part holds it by flock, which the system lets go when a process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 
+from neuropipe.disk import refusals_told
 from neuropipe.errors import InputError
 from neuropipe.locks import lock
 from neuropipe.paths import write_text
@@ -39,12 +44,17 @@ class CacheFull(InputError):
 
 
 def write_tars(folder: Path, names: list[str], hashes: dict[str, str] | None = None) -> pd.DataFrame:
-    """Write ``shards.tsv`` for the tars of a folder and return it; hashes that are not given are computed."""
+    """Write ``shards.tsv`` for the tars of a folder and return it, by name; hashes that are not given are computed."""
     known = hashes or {}
     rows = [(name, (folder / name).stat().st_size, known.get(name) or sha256(folder / name)) for name in sorted(names)]
-    table = pd.DataFrame(rows, columns=["shard", "bytes", "sha256"])
-    write_text(folder / TARS, table.to_csv(sep="\t", index=False, lineterminator="\n"))
+    table = pd.DataFrame(rows, columns=["shard", "bytes", "sha256"]).set_index("shard")
+    write_text(folder / TARS, tars_text(table))
     return table
+
+
+def tars_text(table: pd.DataFrame) -> str:
+    """Return what ``shards.tsv`` holds."""
+    return table.to_csv(sep="\t", lineterminator="\n")
 
 
 def read_tars(path: Path) -> pd.DataFrame:
@@ -100,25 +110,36 @@ class Cache:
                 return held
             with lock(self.folder / f".lock-{content}", WAIT_S):
                 if not path.is_file():
-                    self._make_room(size, path.with_suffix(".part"))
-                    _download(store, name, size, content, path)
+                    with self._room(path.with_suffix(f".{size}.part"), size) as part:
+                        _download(store, name, size, content, part, path)
 
-    def _make_room(self, size: int, own: Path) -> None:
-        """Remove tars, the least recently used first, until `size` more bytes are within the bound.
+    @contextmanager
+    def _room(self, part: Path, size: int) -> Iterator[BinaryIO]:
+        """Yield a part to append to, after tars were removed until it is within the bound when it is complete.
 
-        Parts of other tars count, and are removed after the tars: who fetches one holds its lock.
+        The least recently used go first, and parts that nobody writes to after the tars. A part counts as what it
+        will be, so that processes which fetch at the same time do not pass the bound together.
         """
         with lock(self.folder / ".lock-room", WAIT_S):
-            found = [(path, path.stat()) for path in _files(self.folder) if path != own]
-            excess = sum(stat.st_size for _, stat in found) + size - self.limit_gb * 1e9
-            for path, stat in sorted(found, key=lambda pair: (pair[0].suffix == ".part", pair[1].st_mtime)):
+            found = [(path, path.stat().st_mtime, _final_bytes(path)) for path in _files(self.folder) if path != part]
+            excess = sum(n_bytes for _, _, n_bytes in found) + size - self.limit_gb * 1e9
+            for path, _, n_bytes in sorted(found, key=lambda item: (item[0].suffix == ".part", item[1])):
                 if excess > 0 and _remove_unused(path):
-                    excess -= stat.st_size
+                    excess -= n_bytes
             if excess > 0:
                 raise CacheFull(
                     f"{self.folder} may hold {self.limit_gb:g} GB, all in use; {excess / 1e9:.3g} GB more are needed. "
                     "Set NEUROPIPE_CACHE_GB higher, or NEUROPIPE_CACHE to a larger disk."
                 )
+            handle = open(part, "ab")  # noqa: SIM115 closed below, where the lock on the room is gone
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with handle:
+            yield handle
+
+
+def _final_bytes(path: Path) -> int:
+    """Return the size of a tar, or what a part will be."""
+    return int(path.stem.rpartition(".")[2]) if path.suffix == ".part" else path.stat().st_size
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -150,9 +171,7 @@ def _held(path: Path, size: int) -> np.ndarray | None:
 
 def _remove_unused(path: Path) -> bool:
     """Remove a file that no process holds; return whether it is gone."""
-    if path.suffix == ".part" and path.with_name(f".lock-{path.stem}").exists():
-        return False
-    with open(path, "rb") as handle:
+    with open(path, "r+b") as handle:  # network file systems lock for one alone only what is open for writing
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -161,35 +180,33 @@ def _remove_unused(path: Path) -> bool:
     return True
 
 
-def _download(store: Store, name: str, size: int, content: str, path: Path) -> None:
-    """Fetch a tar into its ``.part``, from where an earlier process came to; rename it once its hash is right."""
-    part = path.with_suffix(".part")
+def _download(store: Store, name: str, size: int, content: str, part: BinaryIO, path: Path) -> None:
+    """Fetch a tar into its part, from where an earlier process came to; rename it once its hash is right."""
     for _ in range(2):  # what a killed machine left, or a line damaged, is fetched once more from the start
         _append(store, name, size, part)
-        if (found := sha256(part)) == content:
-            os.replace(part, path)
+        if (found := sha256(part.name)) == content:
+            os.replace(part.name, path)
+            log.info("%s: fetched, %.1f MB", store.path(name), size / 1e6)
             return
         log.warning("%s: expected sha256 %s, found %s", store.path(name), content, found)
-        part.unlink()
+        part.truncate(0)
     raise InputError(
         f"{store.path(name)}: expected content with sha256 {content}, found {found}, twice. It was damaged, or "
         "published again since: run `neuropipe fetch` again; if that does not help, delete it there and publish again."
     )
 
 
-def _append(store: Store, name: str, size: int, part: Path) -> None:
-    with open(part, "ab") as handle:
-        if handle.tell() > size:
-            handle.truncate(0)
-        start = handle.tell()
-        if start:
-            log.info("%s: going on from byte %d of %d", store.path(name), start, size)
+def _append(store: Store, name: str, size: int, part: BinaryIO) -> None:
+    start = part.seek(0, os.SEEK_END)
+    if start:
+        log.info("%s: going on from byte %d of %d", store.path(name), start, size)
+    with refusals_told(Path(part.name)):
         while start < size:
             block = store.block(name, start, min(start + BLOCK_BYTES, size), size)
-            handle.write(block)
-            handle.flush()
+            part.write(block)
+            part.flush()
             start += len(block)
-        os.fsync(handle.fileno())
+        os.fsync(part.fileno())
 
 
 @dataclass(frozen=True)

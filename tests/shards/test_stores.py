@@ -100,10 +100,50 @@ def test_the_manifest_is_published_last_and_known_tars_are_left(toy_shards, buck
     published(toy_shards, url)
     names = [path.rpartition("/")[2] for path in server.puts if "." in path]
     assert names[-1] == "manifest.parquet" and names[-2] == "shards.tsv"
-    assert sorted(names[:4]) == sorted(path.name for path in toy_shards.folder.glob("*.tar"))
+    tars = [name for name in names if name.endswith(".tar")]
+    assert tars == sorted(path.name for path in toy_shards.folder.glob("*.tar"))
     server.puts.clear()
     published(toy_shards, url)
     assert not [path for path in server.puts if path.endswith(".tar")]
+
+
+def test_a_publication_that_was_stopped_goes_on_behind_what_arrived(toy_shards, quick, tmp_path, monkeypatch):
+    written, write = [], stores.Store.write
+
+    def stopped(store, name, source):
+        if name.endswith(".tar"):
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            written.append(name)
+        write(store, name, source)
+
+    url = str(tmp_path / "published")
+    monkeypatch.setattr(stores.Store, "write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        published(toy_shards, url)
+    with pytest.raises(InputError, match="publish"):
+        fetched(toy_shards, url, tmp_path)
+    first = list(written)
+    written.clear()
+    published(toy_shards, url)
+    assert sorted(first + written) == sorted(path.name for path in toy_shards.folder.glob("*.tar"))
+    assert_equal(fetched(toy_shards, url, tmp_path), toy_shards)
+
+
+def test_what_is_not_there_or_forbidden_is_one_clear_line(toy_shards, bucket, tmp_path):
+    import boto3
+
+    _, url = bucket
+    name = url.split("/")[2]
+    with pytest.raises(InputError, match="cannot be written"):
+        published(toy_shards, "s3://no-such-bucket/study")
+    published(toy_shards, url)
+    found = fetched(toy_shards, url, tmp_path)
+    boto3.client("s3").delete_object(Bucket=name, Key="study/chunk-00-000.tar")
+    with pytest.raises(InputError, match=r"chunk-00-000\.tar is not there"):
+        found.series(0)
+    with pytest.raises(InputError, match=r"chunk-00-000\.tar is not there"):
+        next(stream(found))
 
 
 @pytest.fixture
@@ -184,6 +224,32 @@ def test_a_killed_download_is_continued(toy_shards, web, tmp_path):
     assert server.tar_requests[n].startswith("bytes=4096-")
 
 
+def test_what_a_killed_download_left_makes_room(toy_shards, web, tmp_path, monkeypatch):
+    _, url = web
+    found = fetched(toy_shards, url, tmp_path)
+    cache = tmp_path / "cache" / "shards"
+    killed = SPAWN.Process(target=_first_blocks_then_killed, args=(found.folder, 2))
+    killed.start()
+    killed.join()
+    assert len(list(cache.glob("*.part"))) == 1
+    largest = int(found.remote.tars["bytes"].max())
+    monkeypatch.setenv("NEUROPIPE_CACHE_GB", str(1.2 * largest / 1e9))
+    last = len(found) - 1
+    np.testing.assert_array_equal(found.series(last), toy_shards.series(last))
+    assert not list(cache.glob("*.part"))
+
+
+def test_a_part_counts_as_what_it_will_be(toy_shards, web, tmp_path, monkeypatch):
+    _, url = web
+    found = fetched(toy_shards, url, tmp_path)
+    size = int(found.remote.tars["bytes"].max())
+    cache = remote.Cache(limit_gb=1.5 * size / 1e9)
+    cache.folder.mkdir(parents=True)
+    with cache._room(cache.folder / f"other.{size}.part", size), pytest.raises(remote.CacheFull):
+        found.__dict__["remote"].__dict__["cache"] = cache
+        found.series(0)
+
+
 def _reads_everything(folder: Path) -> None:
     remote.BLOCK_BYTES = 2048
     Shards(folder).verify()
@@ -244,6 +310,27 @@ def test_streaming_loses_and_doubles_no_sample(toy_shards, web, tmp_path, monkey
         np.testing.assert_array_equal(array, toy_shards.series(row))
         assert facts["participant_id"] == toy_shards.manifest["participant_id"][row]
     assert not (tmp_path / "cache" / "shards").exists()
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_s3_loses_and_doubles_no_sample_whatever_fails_when(toy_shards, bucket, tmp_path, monkeypatch, seed):
+    monkeypatch.setattr("neuropipe.data.stream.BLOCK_BYTES", 3000)
+    server, url = bucket
+    published(toy_shards, url)
+    found = fetched(toy_shards, url, tmp_path)
+    rng = np.random.default_rng(seed)
+    server.faults = list(
+        rng.choice(np.array(["503", "drop", "short", None], dtype=object), 40, p=[0.25, 0.2, 0.15, 0.4])
+    )
+    keys, seen = list(toy_shards.manifest["key"]), []
+    while len(seen) < len(keys):  # who is stopped after any number of samples goes on behind them
+        rest = stream(found, after=keys[seen[-1]] if seen else None)
+        for _ in range(int(rng.integers(1, 6))):
+            if (sample := next(rest, None)) is not None:
+                np.testing.assert_array_equal(sample[1], toy_shards.series(sample[0]))
+                seen.append(sample[0])
+    assert seen == list(range(len(keys)))
+    assert_equal(found, toy_shards)
 
 
 @pytest.mark.parametrize("n_done", [1, 4, 6, 14])
