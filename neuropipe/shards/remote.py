@@ -15,7 +15,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -121,7 +121,7 @@ class Cache:
         will be, so that processes which fetch at the same time do not pass the bound together.
         """
         with lock(self.folder / ".lock-room", WAIT_S):
-            found = [(path, path.stat().st_mtime, _final_bytes(path)) for path in _files(self.folder) if path != part]
+            found = [item for item in _listing(self.folder) if item[0] != part]
             excess = sum(n_bytes for _, _, n_bytes in found) + size - self.limit_gb * 1e9
             for path, _, n_bytes in sorted(found, key=lambda item: (item[0].suffix == ".part", item[1])):
                 if excess > 0 and _remove_unused(path):
@@ -137,13 +137,17 @@ class Cache:
             yield handle
 
 
-def _final_bytes(path: Path) -> int:
-    """Return the size of a tar, or what a part will be."""
-    return int(path.stem.rpartition(".")[2]) if path.suffix == ".part" else path.stat().st_size
+def _listing(folder: Path) -> list[tuple[Path, float, int]]:
+    """Return every tar and part with the time of its last use, and its size when it is complete."""
+    while True:
+        with suppress(FileNotFoundError):  # a part got its name meanwhile
+            found = [(path, path.stat()) for path in folder.glob("*") if path.suffix in (".tar", ".part")]
+            return [(path, stat.st_mtime, _promised(path) or stat.st_size) for path, stat in found]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.glob("*") if path.suffix in (".tar", ".part"))
+def _promised(path: Path) -> int | None:
+    """Return the size that a part will have."""
+    return int(path.stem.rpartition(".")[2]) if path.suffix == ".part" else None
 
 
 def _held(path: Path, size: int) -> np.ndarray | None:
@@ -159,7 +163,8 @@ def _held(path: Path, size: int) -> np.ndarray | None:
             return None
         if (found := os.fstat(descriptor).st_size) != size:
             raise InputError(f"{path}: expected {size} bytes, found {found}; delete it, and it is fetched again.")
-        os.utime(path)
+        with suppress(PermissionError):  # another user's, in a shared cache
+            os.utime(path)
         with os.fdopen(os.dup(descriptor), "rb") as handle:
             mapped = np.memmap(handle, dtype=np.uint8, mode="r")
     except BaseException:
@@ -171,12 +176,12 @@ def _held(path: Path, size: int) -> np.ndarray | None:
 
 def _remove_unused(path: Path) -> bool:
     """Remove a file that no process holds; return whether it is gone."""
-    with open(path, "r+b") as handle:  # network file systems lock for one alone only what is open for writing
-        try:
+    try:
+        with open(path, "r+b") as handle:  # network file systems lock for one alone only what is open for writing
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        path.unlink()
+            path.unlink()
+    except (BlockingIOError, PermissionError, FileNotFoundError):  # in use, another user's, or a tar by now
+        return False
     return True
 
 

@@ -92,13 +92,16 @@ class Store:
         raise AssertionError("the last try returns or raises")
 
     def block(self, name: str, start: int, stop: int, size: int) -> bytes:
-        """Return the bytes from `start` to `stop` of a file of `size` bytes; a shorter answer is asked for again."""
+        """Return the bytes from `start` to `stop` of a file of `size` bytes; a shorter answer is asked for again.
+
+        Of a server that knows no ranges and sends the whole file, all from `start` on is returned.
+        """
         system, path = self._file(name)
 
         def attempt() -> bytes:
             found = system.cat_file(path, start=start, end=stop)
-            if len(found) == size:  # also of a server that knows no ranges
-                return found[start:stop] if stop - start < size else found
+            if len(found) == size:
+                return found[start:]
             if len(found) != stop - start:
                 raise ConnectionError(f"expected {stop - start} bytes from {start} on, found {len(found)}")
             return found

@@ -163,6 +163,28 @@ def test_https_gives_what_was_published_through_503s_and_dropped_connections(toy
     assert server.faults == []
 
 
+def test_a_server_without_ranges_sends_every_tar_once(toy_shards, web, tmp_path):
+    server, url = web
+    server.knows_ranges = False
+    found = fetched(toy_shards, url, tmp_path)
+    assert_equal(found, toy_shards)
+    n_tars = found.manifest["shard"].nunique()
+    assert len(server.tar_requests) == n_tars
+    assert [row for row, _, _ in stream(found)] == list(range(len(found)))
+    assert len(server.tar_requests) == 2 * n_tars
+
+
+def test_a_forked_worker_fetches_too(toy_shards, web, tmp_path):
+    _, url = web
+    found = fetched(toy_shards, url, tmp_path)
+    found.series(0)  # the parent has used its connection
+    worker = multiprocessing.get_context("fork").Process(target=found.verify)
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert_equal(found, toy_shards)
+
+
 def test_a_path_is_mapped_where_it_lies(toy_shards, quick, tmp_path):
     published(toy_shards, str(tmp_path / "published"))
     assert_equal(fetched(toy_shards, str(tmp_path / "published"), tmp_path), toy_shards)
