@@ -11,8 +11,10 @@ Who reads a tar or writes a part holds it by flock, which the system lets go whe
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +39,7 @@ TARS = "shards.tsv"  # name, bytes and sha256 of every tar
 REMOTE = "remote.json"  # where they lie
 DEFAULT_CACHE_GB = 50.0
 WAIT_S = 6 * 3600.0  # for another process that fetches the same tar
+PATIENCE_S = 60.0  # where the cache is full of what is in use
 
 
 class CacheFull(InputError):
@@ -92,10 +95,11 @@ class Cache:
     folder: Path = field(default_factory=_setting_folder)
     limit_gb: float = field(default_factory=_setting_gb)
 
-    def open(self, store: Store, name: str, size: int, content: str) -> np.ndarray:
+    def open(self, store: Store, name: str, size: int, content: str, patience_s: float) -> np.ndarray:
         """Return a tar as a read-only memory map (uint8), fetched where it is not there yet.
 
-        As long as the map or a view of it lives, no process removes the tar to make room.
+        As long as the map or a view of it lives, no process removes the tar to make room. Where all that is there is
+        in use, the end of some use is waited for, for up to `patience_s`.
 
         Raises
         ------
@@ -104,14 +108,20 @@ class Cache:
         CacheFull
             Everything in the cache is in use.
         """
-        path = self.folder / f"{content}.tar"
+        path, begun = self.folder / f"{content}.tar", time.monotonic()
         while True:
             if (held := _held(path, size)) is not None:
                 return held
-            with lock(self.folder / f".lock-{content}", WAIT_S):
-                if not path.is_file():
-                    with self._room(path.with_suffix(f".{size}.part"), size) as part:
-                        _download(store, name, size, content, part, path)
+            try:
+                with lock(self.folder / f".lock-{content}", WAIT_S):
+                    if not path.is_file():
+                        with self._room(path.with_suffix(f".{size}.part"), size) as part:
+                            _download(store, name, size, content, part, path)
+            except CacheFull:
+                if time.monotonic() - begun >= patience_s:
+                    raise
+                gc.collect()  # arrays that only a cycle of references holds are in use as well
+                time.sleep(0.1)
 
     @contextmanager
     def _room(self, part: Path, size: int) -> Iterator[BinaryIO]:
@@ -241,13 +251,18 @@ class Remote:
         """The cache that the environment names."""
         return Cache()
 
-    def open(self, name: str) -> np.ndarray:
+    @cached_property
+    def fits_cache(self) -> bool:
+        """Whether all tars together are within the bound of the cache, or need none."""
+        return is_local(self.store.url) or self.tars["bytes"].sum() <= self.cache.limit_gb * 1e9
+
+    def open(self, name: str, patience_s: float = PATIENCE_S) -> np.ndarray:
         """Return a tar as a memory map (uint8): from a path where it lies, from a store out of the cache."""
         if name not in self.tars.index:
             raise InputError(f"{self.folder / TARS} does not name {name}; run `neuropipe fetch` again.")
         row = self.tars.loc[name]
         if not is_local(self.store.url):
-            return self.cache.open(self.store, name, int(row["bytes"]), row["sha256"])
+            return self.cache.open(self.store, name, int(row["bytes"]), row["sha256"], patience_s)
         path = Path(self.store.path(name).removeprefix("file://"))
         if not path.is_file() or path.stat().st_size != row["bytes"]:
             raise InputError(f"{path}: expected a tar of {row['bytes']} bytes; run `neuropipe fetch` again.")

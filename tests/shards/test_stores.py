@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -268,8 +269,8 @@ def test_a_part_counts_as_what_it_will_be(toy_shards, web, tmp_path, monkeypatch
     cache = remote.Cache(limit_gb=1.5 * size / 1e9)
     cache.folder.mkdir(parents=True)
     with cache._room(cache.folder / f"other.{size}.part", size), pytest.raises(remote.CacheFull):
-        found.__dict__["remote"].__dict__["cache"] = cache
-        found.series(0)
+        found.remote.__dict__["cache"] = cache
+        found.remote.open(found.manifest["shard"][0], patience_s=0.0)
 
 
 def _reads_everything(folder: Path) -> None:
@@ -305,10 +306,41 @@ def test_the_cache_keeps_its_bound_and_what_is_in_use(toy_shards, web, tmp_path,
     held = found.remote.tars.at[found.manifest["shard"][0], "sha256"]
     assert (cache / f"{held}.tar").is_file()  # `first` is still in use
     np.testing.assert_array_equal(first, toy_shards.series(0))
+    monkeypatch.setattr(remote.Remote.open, "__defaults__", (0.0,))
     arrays = []
     with pytest.raises(InputError, match="NEUROPIPE_CACHE_GB"):
         arrays.extend(found.series(i) for i in range(len(found)))
         raise AssertionError(len(arrays))
+
+
+def _reads_at_random(folder: Path, seed: int, limit_gb: str, truth: list[np.ndarray]) -> None:
+    os.environ["NEUROPIPE_CACHE_GB"], remote.BLOCK_BYTES = limit_gb, 2048
+    stores.Store.__init__.__defaults__ = (0.001,)
+    shards = Shards(folder)
+    for i in np.random.default_rng(seed).integers(len(truth), size=30):
+        assert np.array_equal(shards.series(i), truth[i])
+
+
+@pytest.mark.slow
+def test_processes_share_a_cache_that_is_too_small_for_all(toy_shards, web, tmp_path):
+    server, url = web
+    found = fetched(toy_shards, url, tmp_path)
+    sizes = found.remote.tars["bytes"]
+    limit = 2.5 * sizes.max()
+    assert sizes.sum() > limit
+    server.faults = list(
+        np.random.default_rng(0).choice(np.array(["503", "drop", None], dtype=object), 60, p=[0.1, 0.1, 0.8])
+    )
+    truth = [np.array(toy_shards.series(i)) for i in range(len(found))]
+    both = [SPAWN.Process(target=_reads_at_random, args=(found.folder, n, str(limit / 1e9), truth)) for n in range(2)]
+    for process in both:
+        process.start()
+    largest, cache = 0, tmp_path / "cache" / "shards"
+    while any(process.is_alive() for process in both):
+        largest = max(largest, sum(n_bytes for _, _, n_bytes in remote._listing(cache)))
+        time.sleep(0.002)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert 2 * sizes.min() <= largest <= limit
 
 
 def test_a_missing_backend_says_what_to_install(tmp_path):
