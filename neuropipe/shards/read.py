@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,7 +143,7 @@ class Shards:
             if path.is_file():
                 self._maps[shard] = np.memmap(path, dtype=np.uint8, mode="r")
             elif (self.folder / remote.REMOTE).is_file():
-                self._maps[shard] = self._fetched(shard)
+                return self._fetched(shard)
             else:
                 raise InputError(
                     f"{path} is named in {self.folder / 'manifest.parquet'} but is not there; shard again."
@@ -155,12 +156,17 @@ class Shards:
         return remote.Remote(self.folder)
 
     def _fetched(self, shard: str) -> np.ndarray:
-        """Return a tar of the store; where the cache is full, those that are not in use at this moment make room."""
-        try:
-            return self.remote.open(shard)
-        except remote.CacheFull:
+        """Return a tar of the store.
+
+        Its map is kept where the cache holds the whole dataset. Where it does not, what no array needs any more must
+        make room for what the next one needs, here and in other processes.
+        """
+        if self.remote.fits_cache:
+            with suppress(remote.CacheFull):  # by other datasets
+                self._maps[shard] = self.remote.open(shard, patience_s=0.0)
+                return self._maps[shard]
             self._maps.clear()
-            return self.remote.open(shard)
+        return self.remote.open(shard)
 
     @cached_property
     def content(self) -> str:

@@ -2,24 +2,31 @@
 
 The cache is keyed by content, so two studies share a tar, and a tar has its name only once its hash was checked:
 
-    <cache>/<sha256>.tar     complete; its time stamp is the last use
-    <cache>/<sha256>.part    arrived so far; a later process goes on from its end
+    <cache>/<sha256>.tar            complete; its time stamp is the last use
+    <cache>/<sha256>.<bytes>.part   arrived so far; a later process goes on from its end
+
+Who reads a tar or writes a part holds it by flock, which the system lets go when a process ends, however it ends.
 """
 
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
+import time
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 
+from neuropipe.disk import refusals_told
 from neuropipe.errors import InputError
 from neuropipe.locks import lock
 from neuropipe.paths import write_text
@@ -32,6 +39,7 @@ TARS = "shards.tsv"  # name, bytes and sha256 of every tar
 REMOTE = "remote.json"  # where they lie
 DEFAULT_CACHE_GB = 50.0
 WAIT_S = 6 * 3600.0  # for another process that fetches the same tar
+PATIENCE_S = 60.0  # where the cache is full of what is in use
 
 
 class CacheFull(InputError):
@@ -39,12 +47,17 @@ class CacheFull(InputError):
 
 
 def write_tars(folder: Path, names: list[str], hashes: dict[str, str] | None = None) -> pd.DataFrame:
-    """Write ``shards.tsv`` for the tars of a folder and return it; hashes that are not given are computed."""
+    """Write ``shards.tsv`` for the tars of a folder and return it, by name; hashes that are not given are computed."""
     known = hashes or {}
     rows = [(name, (folder / name).stat().st_size, known.get(name) or sha256(folder / name)) for name in sorted(names)]
-    table = pd.DataFrame(rows, columns=["shard", "bytes", "sha256"])
-    write_text(folder / TARS, table.to_csv(sep="\t", index=False, lineterminator="\n"))
+    table = pd.DataFrame(rows, columns=["shard", "bytes", "sha256"]).set_index("shard")
+    write_text(folder / TARS, tars_text(table))
     return table
+
+
+def tars_text(table: pd.DataFrame) -> str:
+    """Return what ``shards.tsv`` holds."""
+    return table.to_csv(sep="\t", lineterminator="\n")
 
 
 def read_tars(path: Path) -> pd.DataFrame:
@@ -82,10 +95,11 @@ class Cache:
     folder: Path = field(default_factory=_setting_folder)
     limit_gb: float = field(default_factory=_setting_gb)
 
-    def open(self, store: Store, name: str, size: int, content: str) -> np.ndarray:
+    def open(self, store: Store, name: str, size: int, content: str, patience_s: float) -> np.ndarray:
         """Return a tar as a read-only memory map (uint8), fetched where it is not there yet.
 
-        As long as the map or a view of it lives, no process removes the tar to make room.
+        As long as the map or a view of it lives, no process removes the tar to make room. Where all that is there is
+        in use, the end of some use is waited for, for up to `patience_s`.
 
         Raises
         ------
@@ -94,35 +108,56 @@ class Cache:
         CacheFull
             Everything in the cache is in use.
         """
-        path = self.folder / f"{content}.tar"
+        path, begun = self.folder / f"{content}.tar", time.monotonic()
         while True:
             if (held := _held(path, size)) is not None:
                 return held
-            with lock(self.folder / f".lock-{content}", WAIT_S):
-                if not path.is_file():
-                    self._make_room(size, path.with_suffix(".part"))
-                    _download(store, name, size, content, path)
+            try:
+                with lock(self.folder / f".lock-{content}", WAIT_S):
+                    if not path.is_file():
+                        with self._room(path.with_suffix(f".{size}.part"), size) as part:
+                            _download(store, name, size, content, part, path)
+            except CacheFull:
+                if time.monotonic() - begun >= patience_s:
+                    raise
+                gc.collect()  # arrays that only a cycle of references holds are in use as well
+                time.sleep(0.1)
 
-    def _make_room(self, size: int, own: Path) -> None:
-        """Remove tars, the least recently used first, until `size` more bytes are within the bound.
+    @contextmanager
+    def _room(self, part: Path, size: int) -> Iterator[BinaryIO]:
+        """Yield a part to append to, after tars were removed until it is within the bound when it is complete.
 
-        Parts of other tars count, and are removed after the tars: who fetches one holds its lock.
+        The least recently used go first, and parts that nobody writes to after the tars. A part counts as what it
+        will be, so that processes which fetch at the same time do not pass the bound together.
         """
         with lock(self.folder / ".lock-room", WAIT_S):
-            found = [(path, path.stat()) for path in _files(self.folder) if path != own]
-            excess = sum(stat.st_size for _, stat in found) + size - self.limit_gb * 1e9
-            for path, stat in sorted(found, key=lambda pair: (pair[0].suffix == ".part", pair[1].st_mtime)):
+            found = [item for item in _listing(self.folder) if item[0] != part]
+            excess = sum(n_bytes for _, _, n_bytes in found) + size - self.limit_gb * 1e9
+            for path, _, n_bytes in sorted(found, key=lambda item: (item[0].suffix == ".part", item[1])):
                 if excess > 0 and _remove_unused(path):
-                    excess -= stat.st_size
+                    excess -= n_bytes
             if excess > 0:
                 raise CacheFull(
                     f"{self.folder} may hold {self.limit_gb:g} GB, all in use; {excess / 1e9:.3g} GB more are needed. "
                     "Set NEUROPIPE_CACHE_GB higher, or NEUROPIPE_CACHE to a larger disk."
                 )
+            handle = open(part, "ab")  # noqa: SIM115 closed below, where the lock on the room is gone
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with handle:
+            yield handle
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.glob("*") if path.suffix in (".tar", ".part"))
+def _listing(folder: Path) -> list[tuple[Path, float, int]]:
+    """Return every tar and part with the time of its last use, and its size when it is complete."""
+    while True:
+        with suppress(FileNotFoundError):  # a part got its name meanwhile
+            found = [(path, path.stat()) for path in folder.glob("*") if path.suffix in (".tar", ".part")]
+            return [(path, stat.st_mtime, _promised(path) or stat.st_size) for path, stat in found]
+
+
+def _promised(path: Path) -> int | None:
+    """Return the size that a part will have."""
+    return int(path.stem.rpartition(".")[2]) if path.suffix == ".part" else None
 
 
 def _held(path: Path, size: int) -> np.ndarray | None:
@@ -138,7 +173,8 @@ def _held(path: Path, size: int) -> np.ndarray | None:
             return None
         if (found := os.fstat(descriptor).st_size) != size:
             raise InputError(f"{path}: expected {size} bytes, found {found}; delete it, and it is fetched again.")
-        os.utime(path)
+        with suppress(PermissionError):  # another user's, in a shared cache
+            os.utime(path)
         with os.fdopen(os.dup(descriptor), "rb") as handle:
             mapped = np.memmap(handle, dtype=np.uint8, mode="r")
     except BaseException:
@@ -150,46 +186,42 @@ def _held(path: Path, size: int) -> np.ndarray | None:
 
 def _remove_unused(path: Path) -> bool:
     """Remove a file that no process holds; return whether it is gone."""
-    if path.suffix == ".part" and path.with_name(f".lock-{path.stem}").exists():
-        return False
-    with open(path, "rb") as handle:
-        try:
+    try:
+        with open(path, "r+b") as handle:  # network file systems lock for one alone only what is open for writing
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        path.unlink()
+            path.unlink()
+    except (BlockingIOError, PermissionError, FileNotFoundError):  # in use, another user's, or a tar by now
+        return False
     return True
 
 
-def _download(store: Store, name: str, size: int, content: str, path: Path) -> None:
-    """Fetch a tar into its ``.part``, from where an earlier process came to; rename it once its hash is right."""
-    part = path.with_suffix(".part")
+def _download(store: Store, name: str, size: int, content: str, part: BinaryIO, path: Path) -> None:
+    """Fetch a tar into its part, from where an earlier process came to; rename it once its hash is right."""
     for _ in range(2):  # what a killed machine left, or a line damaged, is fetched once more from the start
         _append(store, name, size, part)
-        if (found := sha256(part)) == content:
-            os.replace(part, path)
+        if (found := sha256(part.name)) == content:
+            os.replace(part.name, path)
+            log.info("%s: fetched, %.1f MB", store.path(name), size / 1e6)
             return
         log.warning("%s: expected sha256 %s, found %s", store.path(name), content, found)
-        part.unlink()
+        part.truncate(0)
     raise InputError(
         f"{store.path(name)}: expected content with sha256 {content}, found {found}, twice. It was damaged, or "
         "published again since: run `neuropipe fetch` again; if that does not help, delete it there and publish again."
     )
 
 
-def _append(store: Store, name: str, size: int, part: Path) -> None:
-    with open(part, "ab") as handle:
-        if handle.tell() > size:
-            handle.truncate(0)
-        start = handle.tell()
-        if start:
-            log.info("%s: going on from byte %d of %d", store.path(name), start, size)
+def _append(store: Store, name: str, size: int, part: BinaryIO) -> None:
+    start = part.seek(0, os.SEEK_END)
+    if start:
+        log.info("%s: going on from byte %d of %d", store.path(name), start, size)
+    with refusals_told(Path(part.name)):
         while start < size:
             block = store.block(name, start, min(start + BLOCK_BYTES, size), size)
-            handle.write(block)
-            handle.flush()
+            part.write(block)
+            part.flush()
             start += len(block)
-        os.fsync(handle.fileno())
+        os.fsync(part.fileno())
 
 
 @dataclass(frozen=True)
@@ -219,13 +251,18 @@ class Remote:
         """The cache that the environment names."""
         return Cache()
 
-    def open(self, name: str) -> np.ndarray:
+    @cached_property
+    def fits_cache(self) -> bool:
+        """Whether all tars together are within the bound of the cache, or need none."""
+        return is_local(self.store.url) or self.tars["bytes"].sum() <= self.cache.limit_gb * 1e9
+
+    def open(self, name: str, patience_s: float = PATIENCE_S) -> np.ndarray:
         """Return a tar as a memory map (uint8): from a path where it lies, from a store out of the cache."""
         if name not in self.tars.index:
             raise InputError(f"{self.folder / TARS} does not name {name}; run `neuropipe fetch` again.")
         row = self.tars.loc[name]
         if not is_local(self.store.url):
-            return self.cache.open(self.store, name, int(row["bytes"]), row["sha256"])
+            return self.cache.open(self.store, name, int(row["bytes"]), row["sha256"], patience_s)
         path = Path(self.store.path(name).removeprefix("file://"))
         if not path.is_file() or path.stat().st_size != row["bytes"]:
             raise InputError(f"{path}: expected a tar of {row['bytes']} bytes; run `neuropipe fetch` again.")

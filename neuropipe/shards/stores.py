@@ -6,6 +6,7 @@ Retries are made here and nowhere below, so that a run's log says how often a st
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Store:
                 raise
             except Exception as error:  # every backend has errors of its own
                 if getattr(error, "status", None) in FINAL_STATUS:
-                    raise PermissionError(f"{what}: {error}") from error
+                    raise PermissionError(f"{type(error).__name__}: {error}") from error
                 if n == N_TRIES:
                     raise InputError(
                         f"{what} failed {N_TRIES} times, at last with {type(error).__name__}: {error}. Check network, "
@@ -106,25 +107,34 @@ class Store:
         raise AssertionError("the last try returns or raises")
 
     def block(self, name: str, start: int, stop: int, size: int) -> bytes:
-        """Return the bytes from `start` to `stop` of a file of `size` bytes; a shorter answer is asked for again."""
+        """Return the bytes from `start` to `stop` of a file of `size` bytes; a shorter answer is asked for again.
+
+        Of a server that knows no ranges and sends the whole file, all from `start` on is returned.
+        """
         system, path = self._file(name)
 
         def attempt() -> bytes:
             found = system.cat_file(path, start=start, end=stop)
-            if len(found) == size:  # also of a server that knows no ranges
-                return found[start:stop] if stop - start < size else found
+            if len(found) == size:
+                return found[start:]
             if len(found) != stop - start:
                 raise ConnectionError(f"expected {stop - start} bytes from {start} on, found {len(found)}")
             return found
 
-        return self._tried(self.path(name), attempt)
+        try:
+            return self._tried(self.path(name), attempt)
+        except (FileNotFoundError, PermissionError) as error:
+            raise InputError(
+                f"{self.path(name)} is not there, or may not be read with these credentials: {error}. Check both; what "
+                "was published anew needs `neuropipe fetch` again."
+            ) from error
 
     def read(self, name: str) -> bytes | None:
-        """Return a small file; None where there is none."""
+        """Return a small file; None where there is none, which many servers tell as one that may not be read."""
         system, path = self._file(name)
         try:
             return self._tried(self.path(name), lambda: system.cat_file(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return None
 
     def size(self, name: str) -> int | None:
@@ -132,8 +142,15 @@ class Store:
         system, path = self._file(name)
         try:
             return self._tried(self.path(name), lambda: system.info(path)["size"])
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return None
+
+    def write_text(self, name: str, content: str) -> None:
+        """Write a small file there."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / name
+            source.write_text(content, encoding="utf-8")
+            self.write(name, source)
 
     def write(self, name: str, source: str | Path) -> None:
         """Copy a file of this machine there; raise where the size that arrived is another."""
@@ -147,4 +164,9 @@ class Store:
             if (found := system.info(path)["size"]) != expected:
                 raise ConnectionError(f"expected {expected} bytes, found {found}")
 
-        self._tried(self.path(name), attempt)
+        try:
+            self._tried(self.path(name), attempt)
+        except (FileNotFoundError, PermissionError) as error:
+            raise InputError(
+                f"{self.path(name)} cannot be written: {error}. Check that the bucket exists and your rights to it."
+            ) from error

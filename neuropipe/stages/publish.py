@@ -48,13 +48,17 @@ def run(*, shards: Path, url: str, participants: bool, manifest: Path | None) ->
         raise InputError(f"{shards} holds no tars, they lie at another store; publish from where they were made.")
     names = sorted(table["shard"].unique())
     listed = shards / remote.TARS
-    tars = remote.read_tars(listed) if listed.is_file() else remote.write_tars(shards, names).set_index("shard")
+    tars = remote.read_tars(listed) if listed.is_file() else remote.write_tars(shards, names)
     there = _there(store)
-    new = [name for name in names if there.get(name) != tars.at[name, "sha256"] or not _whole(store, name, tars)]
+    whole = [name for name in names if there.get(name) == tars.at[name, "sha256"] and _whole(store, name, tars)]
+    new = [name for name in names if name not in whole]
     for name in new:
         if (found := sha256(shards / name)) != tars.at[name, "sha256"]:
             raise InputError(f"{shards / name}: expected sha256 {tars.at[name, 'sha256']}, found {found}; shard again.")
+        # What is listed there is there, also where this process ends now: the next one goes on behind it.
+        store.write_text(remote.TARS, remote.tars_text(tars.loc[whole]))
         store.write(name, shards / name)
+        whole.append(name)
     for name, path in _small(shards, participants).items():
         store.write(name, path)
     store.write(remote.TARS, listed)

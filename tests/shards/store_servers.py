@@ -25,6 +25,7 @@ class Troubled(ThreadingHTTPServer):
         self.faults: list[Fault | None] = []
         self.tar_requests: list[str] = []  # the Range of each
         self.puts: list[str] = []
+        self.knows_ranges = True
         self.guard = threading.Lock()
 
     @property
@@ -79,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 404, {}, b""
         content = path.read_bytes()
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if span is None:
+        if span is None or not self.server.knows_ranges:
             return 200, {"Accept-Ranges": "bytes", "Content-Length": str(len(content))}, content
         start, stop = int(span[1]), int(span[2] or len(content) - 1) + 1
         return 206, {"Content-Range": f"bytes {start}-{stop - 1}/{len(content)}"}, content[start:stop]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,50 @@ def test_the_manifest_is_published_last_and_known_tars_are_left(toy_shards, buck
     published(toy_shards, url)
     names = [path.rpartition("/")[2] for path in server.puts if "." in path]
     assert names[-1] == "manifest.parquet" and names[-2] == "shards.tsv"
-    assert sorted(names[:4]) == sorted(path.name for path in toy_shards.folder.glob("*.tar"))
+    tars = [name for name in names if name.endswith(".tar")]
+    assert tars == sorted(path.name for path in toy_shards.folder.glob("*.tar"))
     server.puts.clear()
     published(toy_shards, url)
     assert not [path for path in server.puts if path.endswith(".tar")]
+
+
+def test_a_publication_that_was_stopped_goes_on_behind_what_arrived(toy_shards, quick, tmp_path, monkeypatch):
+    written, write = [], stores.Store.write
+
+    def stopped(store, name, source):
+        if name.endswith(".tar"):
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            written.append(name)
+        write(store, name, source)
+
+    url = str(tmp_path / "published")
+    monkeypatch.setattr(stores.Store, "write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        published(toy_shards, url)
+    with pytest.raises(InputError, match="publish"):
+        fetched(toy_shards, url, tmp_path)
+    first = list(written)
+    written.clear()
+    published(toy_shards, url)
+    assert sorted(first + written) == sorted(path.name for path in toy_shards.folder.glob("*.tar"))
+    assert_equal(fetched(toy_shards, url, tmp_path), toy_shards)
+
+
+def test_what_is_not_there_or_forbidden_is_one_clear_line(toy_shards, bucket, tmp_path):
+    import boto3
+
+    _, url = bucket
+    name = url.split("/")[2]
+    with pytest.raises(InputError, match="cannot be written"):
+        published(toy_shards, "s3://no-such-bucket/study")
+    published(toy_shards, url)
+    found = fetched(toy_shards, url, tmp_path)
+    boto3.client("s3").delete_object(Bucket=name, Key="study/chunk-00-000.tar")
+    with pytest.raises(InputError, match=r"chunk-00-000\.tar is not there"):
+        found.series(0)
+    with pytest.raises(InputError, match=r"chunk-00-000\.tar is not there"):
+        next(stream(found))
 
 
 @pytest.fixture
@@ -121,6 +162,28 @@ def test_https_gives_what_was_published_through_503s_and_dropped_connections(toy
     server.faults = [None, "drop", "503", "short", "503", "drop"]
     assert_equal(found, toy_shards)
     assert server.faults == []
+
+
+def test_a_server_without_ranges_sends_every_tar_once(toy_shards, web, tmp_path):
+    server, url = web
+    server.knows_ranges = False
+    found = fetched(toy_shards, url, tmp_path)
+    assert_equal(found, toy_shards)
+    n_tars = found.manifest["shard"].nunique()
+    assert len(server.tar_requests) == n_tars
+    assert [row for row, _, _ in stream(found)] == list(range(len(found)))
+    assert len(server.tar_requests) == 2 * n_tars
+
+
+def test_a_forked_worker_fetches_too(toy_shards, web, tmp_path):
+    _, url = web
+    found = fetched(toy_shards, url, tmp_path)
+    found.series(0)  # the parent has used its connection
+    worker = multiprocessing.get_context("fork").Process(target=found.verify)
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert_equal(found, toy_shards)
 
 
 def test_a_path_is_mapped_where_it_lies(toy_shards, quick, tmp_path):
@@ -184,6 +247,32 @@ def test_a_killed_download_is_continued(toy_shards, web, tmp_path):
     assert server.tar_requests[n].startswith("bytes=4096-")
 
 
+def test_what_a_killed_download_left_makes_room(toy_shards, web, tmp_path, monkeypatch):
+    _, url = web
+    found = fetched(toy_shards, url, tmp_path)
+    cache = tmp_path / "cache" / "shards"
+    killed = SPAWN.Process(target=_first_blocks_then_killed, args=(found.folder, 2))
+    killed.start()
+    killed.join()
+    assert len(list(cache.glob("*.part"))) == 1
+    largest = int(found.remote.tars["bytes"].max())
+    monkeypatch.setenv("NEUROPIPE_CACHE_GB", str(1.2 * largest / 1e9))
+    last = len(found) - 1
+    np.testing.assert_array_equal(found.series(last), toy_shards.series(last))
+    assert not list(cache.glob("*.part"))
+
+
+def test_a_part_counts_as_what_it_will_be(toy_shards, web, tmp_path, monkeypatch):
+    _, url = web
+    found = fetched(toy_shards, url, tmp_path)
+    size = int(found.remote.tars["bytes"].max())
+    cache = remote.Cache(limit_gb=1.5 * size / 1e9)
+    cache.folder.mkdir(parents=True)
+    with cache._room(cache.folder / f"other.{size}.part", size), pytest.raises(remote.CacheFull):
+        found.remote.__dict__["cache"] = cache
+        found.remote.open(found.manifest["shard"][0], patience_s=0.0)
+
+
 def _reads_everything(folder: Path) -> None:
     remote.BLOCK_BYTES = 2048
     Shards(folder).verify()
@@ -217,10 +306,41 @@ def test_the_cache_keeps_its_bound_and_what_is_in_use(toy_shards, web, tmp_path,
     held = found.remote.tars.at[found.manifest["shard"][0], "sha256"]
     assert (cache / f"{held}.tar").is_file()  # `first` is still in use
     np.testing.assert_array_equal(first, toy_shards.series(0))
+    monkeypatch.setattr(remote.Remote.open, "__defaults__", (0.0,))
     arrays = []
     with pytest.raises(InputError, match="NEUROPIPE_CACHE_GB"):
         arrays.extend(found.series(i) for i in range(len(found)))
         raise AssertionError(len(arrays))
+
+
+def _reads_at_random(folder: Path, seed: int, limit_gb: str, truth: list[np.ndarray]) -> None:
+    os.environ["NEUROPIPE_CACHE_GB"], remote.BLOCK_BYTES = limit_gb, 2048
+    stores.Store.__init__.__defaults__ = (0.001,)
+    shards = Shards(folder)
+    for i in np.random.default_rng(seed).integers(len(truth), size=30):
+        assert np.array_equal(shards.series(i), truth[i])
+
+
+@pytest.mark.slow
+def test_processes_share_a_cache_that_is_too_small_for_all(toy_shards, web, tmp_path):
+    server, url = web
+    found = fetched(toy_shards, url, tmp_path)
+    sizes = found.remote.tars["bytes"]
+    limit = 2.5 * sizes.max()
+    assert sizes.sum() > limit
+    server.faults = list(
+        np.random.default_rng(0).choice(np.array(["503", "drop", None], dtype=object), 60, p=[0.1, 0.1, 0.8])
+    )
+    truth = [np.array(toy_shards.series(i)) for i in range(len(found))]
+    both = [SPAWN.Process(target=_reads_at_random, args=(found.folder, n, str(limit / 1e9), truth)) for n in range(2)]
+    for process in both:
+        process.start()
+    largest, cache = 0, tmp_path / "cache" / "shards"
+    while any(process.is_alive() for process in both):
+        largest = max(largest, sum(n_bytes for _, _, n_bytes in remote._listing(cache)))
+        time.sleep(0.002)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert 2 * sizes.min() <= largest <= limit
 
 
 def test_a_missing_backend_says_what_to_install(tmp_path):
@@ -244,6 +364,27 @@ def test_streaming_loses_and_doubles_no_sample(toy_shards, web, tmp_path, monkey
         np.testing.assert_array_equal(array, toy_shards.series(row))
         assert facts["participant_id"] == toy_shards.manifest["participant_id"][row]
     assert not (tmp_path / "cache" / "shards").exists()
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_s3_loses_and_doubles_no_sample_whatever_fails_when(toy_shards, bucket, tmp_path, monkeypatch, seed):
+    monkeypatch.setattr("neuropipe.data.stream.BLOCK_BYTES", 3000)
+    server, url = bucket
+    published(toy_shards, url)
+    found = fetched(toy_shards, url, tmp_path)
+    rng = np.random.default_rng(seed)
+    server.faults = list(
+        rng.choice(np.array(["503", "drop", "short", None], dtype=object), 40, p=[0.25, 0.2, 0.15, 0.4])
+    )
+    keys, seen = list(toy_shards.manifest["key"]), []
+    while len(seen) < len(keys):  # who is stopped after any number of samples goes on behind them
+        rest = stream(found, after=keys[seen[-1]] if seen else None)
+        for _ in range(int(rng.integers(1, 6))):
+            if (sample := next(rest, None)) is not None:
+                np.testing.assert_array_equal(sample[1], toy_shards.series(sample[0]))
+                seen.append(sample[0])
+    assert seen == list(range(len(keys)))
+    assert_equal(found, toy_shards)
 
 
 @pytest.mark.parametrize("n_done", [1, 4, 6, 14])
