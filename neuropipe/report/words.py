@@ -77,7 +77,7 @@ def verdict(board: Board) -> Verdict:
     if model is None:
         return _without_model(board)
     reference, random = board.twin(model, "reference"), board.twin(model, "random")
-    details = [_against_chance(model), *_against_mean(board, model)]
+    details = [_against_chance(model), *_against_mean(board, model), *_chosen(board, model)]
     if model.n_seen > 0:
         details.insert(0, f"Pretraining saw {model.n_seen:.0f} test people: this says nothing about new people.")
     if random is not None:
@@ -136,6 +136,14 @@ def _against_chance(entry: Entry) -> str:
     if entry.p_perm < ALPHA:
         return f"{entry.system.label} is above chance ({p})."
     return f"{entry.system.label} is not distinguishable from chance ({p})."
+
+
+def _chosen(board: Board, model: Entry) -> list[str]:
+    """Return a warning where the model that is named is the best of several by the numbers that it is named for."""
+    n_models = len(board.of_role("model"))
+    if n_models < 2:
+        return []
+    return [f"{model.system.label} is the best of {n_models} models by these very test people, which flatters it."]
 
 
 def _other_baselines(board: Board, compared: Entry | None) -> list[str]:

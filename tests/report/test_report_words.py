@@ -57,6 +57,14 @@ def test_chance_is_judged_by_shuffled_labels(p: float, says: str) -> None:
     assert says in words.verdict(board("auroc", entry("recipe", 0.8, p=p))).details[0]
 
 
+def test_the_best_of_several_models_is_said_to_be_chosen_by_its_own_numbers() -> None:
+    alone, beside = board("auroc", entry("recipe", 0.8)), board("auroc", entry("recipe", 0.8), entry("other", 0.7))
+    assert not any("flatters" in detail for detail in words.verdict(alone).details)
+    assert any(
+        "recipe is the best of 2 models by these very test people" in line for line in words.verdict(beside).details
+    )
+
+
 def test_a_model_no_better_than_confounds_is_called_so() -> None:
     details = words.verdict(board("auroc", entry("recipe", 0.7), entry("confounds", 0.72))).details
     assert any("needs no brain data" in sentence for sentence in details)
