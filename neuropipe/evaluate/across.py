@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.errors import InputError
-from neuropipe.evaluate import tables, uncertainty
-from neuropipe.evaluate.estimates import PERFECT
-from neuropipe.evaluate.metrics import METRICS, PRIMARY
-from neuropipe.evaluate.testsets import POOLED, TestSet, clip_sets, test_sets
+from neuropipe.evaluate import tables
+from neuropipe.evaluate.comparison import difference_interval, resampled
+from neuropipe.evaluate.estimates import Run, judge
+from neuropipe.evaluate.metrics import PRIMARY
+from neuropipe.evaluate.testsets import TestSet, clip_sets, test_sets
 from neuropipe.provenance import read_json
 
 SHARED = ["system", "readout", "seed"]  # what makes two runs of two studies the same system
@@ -34,20 +35,8 @@ FACTS = {
     "recordings": "data_hash",
 }
 DRAWN = {"bootstrap draws": "bootstrap", "permutations": "permutations", "seed": "seed"}
-DIFFERENCES = [
-    "task",
-    *SHARED,
-    "metric",
-    "study",
-    "other",
-    "value",
-    "other_value",
-    "delta",
-    "low",
-    "high",
-    "p",
-    "method",
-]
+DIFFERENCES = ["task", *SHARED, "metric", "study", "other"]
+DIFFERENCES += ["value", "other_value", "delta", "low", "high", "p", "method"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,14 +166,12 @@ def differences(studies: Sequence[Answers], draws: int, seed: int) -> pd.DataFra
         row
         for task in shared_tasks(studies)
         for first, second in combinations(studies, 2)
-        for row in _task_differences(task, second, first, draws, [seed, zlib.crc32(task.encode())])
+        for row in _task_differences(task, second, first, draws, seed)
     ]
     return pd.DataFrame(rows, columns=DIFFERENCES)
 
 
-def _task_differences(
-    task: str, study: Answers, other: Answers, draws: int, seed: list[int]
-) -> Iterator[dict[str, Any]]:
+def _task_differences(task: str, study: Answers, other: Answers, draws: int, seed: int) -> Iterator[dict[str, Any]]:
     mine, theirs = study.tested(task), other.tested(task)
     if mine.empty or theirs.empty or not _people(mine).equals(_people(theirs)):
         return
@@ -194,13 +181,13 @@ def _task_differences(
         if (same := known.get(_comparable(key))) is None:
             continue
         name = PRIMARY[rows["target_type"].iloc[0]]
-        pair = _sets(rows), _sets(runs[1][same])
+        sets = {study.name: _sets(rows), other.name: _sets(runs[1][same])}
         yield {
             **dict(zip(["task", *SHARED], [task, *key], strict=True)),
             "metric": name,
             "study": study.name,
             "other": other.name,
-            **_difference(*pair, name, draws, seed),
+            **_difference(*judge(task, sets, draws, seed, only=name), name),
         }
 
 
@@ -210,45 +197,19 @@ def _comparable(key: tuple) -> tuple:
 
 
 def _sets(rows: pd.DataFrame) -> list[TestSet]:
-    """Return a run's test sets without the pooled one."""
-    found = clip_sets(rows, 0, 0) if "clip" in rows else test_sets(rows, None)
-    return [part for part in found if part.name != POOLED]
+    """Return a run's test sets."""
+    return clip_sets(rows, 0, 0) if "clip" in rows else test_sets(rows, None)
 
 
-def _difference(mine: list[TestSet], theirs: list[TestSet], name: str, draws: int, seed: list[int]) -> dict[str, Any]:
-    metric = METRICS[mine[0].facts["target_type"]][name]
-    once = [np.ones((1, len(part.people))) for part in mine]
-    values, others = (
-        np.array([float(metric.compute(part.scored, weight)[0]) for part, weight in zip(sets, once, strict=True)])
-        for sets in (mine, theirs)
-    )
+def _difference(mine: Run, theirs: Run, name: str) -> dict[str, Any]:
+    """Return what one run of a metric has over another on the same people, as within one study."""
+    values, others = mine.fold_values(name), theirs.fold_values(name)
     found = {"value": values.mean(), "other_value": others.mean(), "delta": (values - others).mean(), "p": np.nan}
-    if len(mine) > 1:
-        ratio = float(np.mean([part.facts["n_test"] / part.facts["n_train"] for part in mine]))
-        low, high = uncertainty.corrected_interval(values - others, ratio)
-        p = uncertainty.nadeau_bengio(values - others, ratio)[1]
-        return found | {"low": low, "high": high, "p": p, "method": "corrected_resampled"}
-    part, other = mine[0], theirs[0]
-    alone = part.units.max() + 1 == len(part.units)
-    perfect = name == "auroc" and bool({values[0], others[0]} & set(PERFECT))
-    if name == "auroc" and alone and not perfect:
-        scores = np.concatenate([part.scored.prediction, other.scored.prediction])
-        low, high = uncertainty.delong_difference(part.scored.y[0], scores)[1:]
-        return found | {"low": low, "high": high, "method": "delong"}
-    strata = part.scored.y[0].astype(np.int64) if metric.stratified else None
-    weights = uncertainty.bootstrap_weights(part.units, strata, draws, np.random.default_rng(seed))
-    drawn = [[metric.compute(one.scored, weight) for one in (part, other)] for weight in weights]
-    own, others_own = (np.concatenate(blocks) for blocks in zip(*drawn, strict=True))
-    if perfect:
-        first, second = _of_auroc(part, values[0], own), _of_auroc(other, others[0], others_own)
-        low, high = uncertainty.recovered_difference(first, second)
-        return found | {"low": low, "high": high, "method": "recovered"}
-    low, high = uncertainty.percentile_interval(own - others_own)
-    return found | {"low": low, "high": high, "method": "paired_bootstrap"}
-
-
-def _of_auroc(part: TestSet, value: float, bootstrap: np.ndarray) -> tuple[float, float, float]:
-    """Return an AUROC with its interval, exact where the ranking is perfect."""
-    if value in PERFECT:
-        return value, *uncertainty.perfect_interval(value, part.scored.y[0], part.units)
-    return value, *uncertainty.percentile_interval(bootstrap)
+    if mine.pooled:
+        (over,) = resampled(mine, name, mine.metrics[name], [theirs])
+        interval = {"low": over["delta_ci_low"], "high": over["delta_ci_high"], "p": over["p_nb"]}
+        return found | interval | {"method": "corrected_resampled"}
+    part, other = mine.folds[0], theirs.folds[0]
+    estimates = mine.estimates[part.name, name], theirs.estimates[other.name, name]
+    low, high, method = difference_interval(part, other, name, *estimates, ranks=name == "auroc")
+    return found | {"low": low, "high": high, "method": method}

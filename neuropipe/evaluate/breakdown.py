@@ -18,7 +18,6 @@ from neuropipe.evaluate.uncertainty import bootstrap_weights, percentile_interva
 COLUMNS = ("site", "sex")
 UNKNOWN = "n/a"
 MIN_PEOPLE = 5  # of a group, and of each class of a binary target in it, for an interval
-RUN = ["run_id", "system", "task", "readout", "seed"]
 
 
 def breakdown(predictions: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
@@ -50,7 +49,7 @@ def _groups(answered: Answered, column: str, draws: int, seed: int) -> Iterator[
     names = answered.rows[column].replace("", pd.NA).fillna(UNKNOWN).astype(str)
     if (names == UNKNOWN).all():
         return
-    run = answered.rows[RUN].iloc[0].to_dict()
+    run = answered.rows[tables.WHOSE].iloc[0].to_dict()
     for name, rows in names.groupby(names, sort=True).indices.items():
         rng = np.random.default_rng([seed, zlib.crc32(f"{run['task']}/{column}/{name}".encode())])
         yield run | {"column": column, "group": name} | _group(answered, rows, draws, rng)

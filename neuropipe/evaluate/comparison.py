@@ -42,22 +42,23 @@ def paired(run: Run, part: TestSet, name: str, references: list[Run]) -> Iterato
             continue
         other = reference.estimates[part.name, name]
         ranks = name == "auroc" and not run.averaged
-        low, high = _difference_interval(part, twin, name, mine, other, ranks)
+        low, high, _ = difference_interval(part, twin, name, mine, other, ranks)
         compared = {"reference": reference.facts["system"], "delta": mine.value - other.value}
         yield compared | {"delta_ci_low": low, "delta_ci_high": high}
 
 
-def _difference_interval(
+def difference_interval(
     part: TestSet, twin: TestSet, name: str, mine: Estimate, other: Estimate, ranks: bool
-) -> tuple[float, float]:
-    """Return the interval of a paired difference.
+) -> tuple[float, float, str]:
+    """Return the interval of a paired difference, and how it was made.
 
     DeLong's for AUROCs of unrelated people (`ranks`: of one run each, no mean over seeds), from the two exact intervals
     where one of them is perfect (it has no variance to count with), else by the bootstrap draws that both share.
     """
     if name == "auroc" and (mine.value in PERFECT or other.value in PERFECT):
-        return uncertainty.recovered_difference((mine.value, mine.low, mine.high), (other.value, other.low, other.high))
+        intervals = ((one.value, one.low, one.high) for one in (mine, other))
+        return *uncertainty.recovered_difference(*intervals), "recovered"
     if ranks and part.units.max() + 1 == len(part.units):
         scores = np.concatenate([part.scored.prediction, twin.scored.prediction])
-        return uncertainty.delong_difference(part.scored.y[0], scores)[1:]
-    return uncertainty.percentile_interval(mine.bootstrap - other.bootstrap)
+        return *uncertainty.delong_difference(part.scored.y[0], scores)[1:], "delong"
+    return *uncertainty.percentile_interval(mine.bootstrap - other.bootstrap), "paired_bootstrap"

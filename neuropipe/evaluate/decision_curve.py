@@ -9,7 +9,6 @@ from neuropipe.evaluate import tables
 from neuropipe.evaluate.testsets import read_answer
 
 THRESHOLDS = np.arange(1, 100) / 100
-RUN = ["run_id", "system", "task", "readout", "seed"]
 
 
 def net_benefit(y: np.ndarray, probability: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -44,5 +43,5 @@ def decision_curves(predictions: pd.DataFrame) -> pd.DataFrame:
         y, curve = scored.y[0], {"threshold": THRESHOLDS}
         curve |= {"net_benefit": net_benefit(y, scored.probability[0], THRESHOLDS)}
         curve |= {"treat_all": net_benefit(y, np.ones(len(y)), THRESHOLDS)}
-        parts.append(pd.DataFrame(curve).assign(**run[RUN].iloc[0].to_dict()))
+        parts.append(pd.DataFrame(curve).assign(**run[tables.WHOSE].iloc[0].to_dict()))
     return tables.frame(pd.concat(parts, ignore_index=True) if parts else [], tables.NET_BENEFIT)

@@ -62,13 +62,15 @@ class Run:
         return {name: metric for name, metric in first.metrics.items() if (first.name, name) in self.estimates}
 
 
-def judge(task: str, sets: dict[str, list[TestSet]], draws: int, seed: int) -> list[Run]:
-    """Return the runs of a task with their estimates, by the test sets of each."""
-    bootstraps = _bootstraps(sets, draws, [seed, zlib.crc32(task.encode())])
+def judge(task: str, sets: dict[str, list[TestSet]], draws: int, seed: int, only: str | None = None) -> list[Run]:
+    """Return the runs of a task with their estimates of all metrics, or of one, by the test sets of each."""
+    bootstraps = _bootstraps(sets, draws, [seed, zlib.crc32(task.encode())], only)
     return [_run(run_id, own, bootstraps) for run_id, own in sets.items()]
 
 
-def _bootstraps(sets: dict[str, list[TestSet]], draws: int, seed: list[int]) -> dict[tuple[str, str, str], np.ndarray]:
+def _bootstraps(
+    sets: dict[str, list[TestSet]], draws: int, seed: list[int], only: str | None
+) -> dict[tuple[str, str, str], np.ndarray]:
     """Return bootstrap values by (run, test set, metric); runs on the same people share the draws."""
     alike: dict[tuple[str, ...], list[tuple[str, TestSet]]] = {}
     for run_id, parts in sets.items():
@@ -82,7 +84,7 @@ def _bootstraps(sets: dict[str, list[TestSet]], draws: int, seed: list[int]) -> 
                 (run_id, part, name, metric)
                 for run_id, part in members
                 for name, metric in part.metrics.items()
-                if metric.stratified == stratified
+                if metric.stratified == stratified and only in (None, name)
             ]
             if not chosen:
                 continue
@@ -99,19 +101,20 @@ def _run(run_id: str, sets: list[TestSet], bootstraps: dict[tuple[str, str, str]
     for part in sets:
         once = np.ones((1, len(part.people)))
         for name, metric in part.metrics.items():
+            if (run_id, part.name, name) not in bootstraps:
+                continue
             value = float(metric.compute(part.scored, once)[0])
             has_null = metric.null and part.null is not None and part.null.allows(metric)
             null = metric.compute(part.null, once) if has_null else np.empty(0)
             bootstrap = bootstraps[run_id, part.name, name]
-            interval = _interval(part, name, metric, value, bootstrap)
-            estimates[part.name, name] = Estimate(value, *interval, null, bootstrap)
+            estimates[part.name, name] = Estimate(
+                value, *interval(part, name, metric, value, bootstrap), null, bootstrap
+            )
     pooled = sets[-1] if sets[-1].name == POOLED else None
     return Run(sets[:-1] if pooled else sets, pooled, estimates)
 
 
-def _interval(
-    part: TestSet, name: str, metric: Metric, value: float, bootstrap: np.ndarray
-) -> tuple[float, float, str]:
+def interval(part: TestSet, name: str, metric: Metric, value: float, bootstrap: np.ndarray) -> tuple[float, float, str]:
     """Return interval and method: bootstrap over persons, exact where no draw can differ from a perfect ranking."""
     suffix = "_descriptive" if part.name == POOLED else ""
     if name == "auroc" and value in PERFECT:

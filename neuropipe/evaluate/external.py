@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from neuropipe.evaluate import uncertainty
-from neuropipe.evaluate.estimates import PERFECT, about
+from neuropipe.evaluate.comparison import difference_interval
+from neuropipe.evaluate.estimates import Estimate, about, interval
 from neuropipe.evaluate.metrics import Metric
 from neuropipe.evaluate.testsets import TestSet, test_sets
 
@@ -34,13 +35,13 @@ class External:
         What a row of metrics says about the run and the people.
     models : list of TestSet
         The same people in the same order, once per training fold.
-    bootstrap : dict of str to ndarray (draws,)
-        By metric, the mean over `models`.
+    estimates : dict of str to Estimate
+        By metric, of the mean over `models`.
     """
 
     facts: dict[str, Any]
     models: list[TestSet]
-    bootstrap: dict[str, np.ndarray] = field(default_factory=dict)
+    estimates: dict[str, Estimate] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: pd.DataFrame, validation: pd.DataFrame | None) -> External:
@@ -64,14 +65,12 @@ class External:
         """Return the mean over folds of a metric (draws,) with weights of people (draws, n)."""
         return np.mean([metric.compute(model.scored, weight) for model in self.models], axis=0)
 
-    def estimate(self, name: str) -> tuple[float, float, float, str]:
-        """Return a metric's value, its interval and how that was made."""
+    def estimate(self, name: str, bootstrap: np.ndarray) -> None:
+        """Take up a metric's bootstrap (draws,), with its value and interval; there is no null."""
         first, metric = self.models[0], self.metrics[name]
         value = float(self.compute(metric, np.ones((1, len(first.people))))[0])
-        if name == "auroc" and value in PERFECT:
-            return value, *uncertainty.perfect_interval(value, first.scored.y[0], first.units), "exact_pairs"
-        method = "bootstrap_stratified" if metric.stratified else "bootstrap"
-        return value, *uncertainty.percentile_interval(self.bootstrap[name]), method
+        own = interval(first, name, metric, value, bootstrap)
+        self.estimates[name] = Estimate(value, *own, np.empty(0), bootstrap)
 
 
 def rows(
@@ -94,7 +93,7 @@ def rows(
     held = dict(iter(predictions[predictions["role"] == "validation"].groupby("run_id", sort=False)))
     for (task, _, dataset), part in outside.groupby(["task", "split", "dataset"], sort=True):
         runs = [External.of(group, held.get(name)) for name, group in part.groupby("run_id", sort=True)]
-        _bootstrap(runs, draws, [seed, zlib.crc32(f"{task}/{dataset}".encode())])
+        _estimate(runs, draws, [seed, zlib.crc32(f"{task}/{dataset}".encode())])
         for run in runs:
             others = [other for other in references(run, runs) if other.people == run.people]
             for name, metric in run.metrics.items():
@@ -103,8 +102,8 @@ def rows(
                 yield from compared or [row]
 
 
-def _bootstrap(runs: list[External], draws: int, seed: list[int]) -> None:
-    """Fill in the bootstrap values of runs; those on the same people share the draws."""
+def _estimate(runs: list[External], draws: int, seed: list[int]) -> None:
+    """Fill in the estimates of runs; those on the same people share the draws of the bootstrap."""
     alike: dict[tuple[str, ...], list[External]] = {}
     for run in runs:
         alike.setdefault(tuple(run.people), []).append(run)
@@ -120,23 +119,21 @@ def _bootstrap(runs: list[External], draws: int, seed: list[int]) -> None:
                         if metric.stratified == stratified:
                             values.setdefault((place, name), []).append(run.compute(metric, weight))
             for (place, name), parts in values.items():
-                members[place].bootstrap[name] = np.concatenate(parts)
+                members[place].estimate(name, np.concatenate(parts))
 
 
 def _row(run: External, name: str, metric: Metric) -> dict[str, Any]:
     """Return the row of one metric, without a comparison."""
-    value, low, high, method = run.estimate(name)
+    found = run.estimates[name]
     decisions = [decision for model in run.models for decision in model.decisions]
-    interval = {"value": value, "ci_low": low, "ci_high": high, "ci_method": method}
-    return {**run.facts, **about(name, metric, decisions), **interval}
+    said = {"value": found.value, "ci_low": found.low, "ci_high": found.high, "ci_method": found.method}
+    return {**run.facts, **about(name, metric, decisions), **said}
 
 
 def _difference(run: External, other: External, name: str) -> dict[str, Any]:
     """Return the columns of a comparison: the mean difference over folds, and its interval over people."""
-    mine, theirs = run.estimate(name)[:3], other.estimate(name)[:3]
-    if name == "auroc" and (mine[0] in PERFECT or theirs[0] in PERFECT):
-        low, high = uncertainty.recovered_difference(mine, theirs)
-    else:
-        low, high = uncertainty.percentile_interval(run.bootstrap[name] - other.bootstrap[name])
-    compared = {"reference": other.facts["system"], "delta": mine[0] - theirs[0]}
+    mine, theirs, first = run.estimates[name], other.estimates[name], run.models[0]
+    # DeLong's interval is of one ranking, not of a mean over several.
+    low, high, _ = difference_interval(first, other.models[0], name, mine, theirs, ranks=False)
+    compared = {"reference": other.facts["system"], "delta": mine.value - theirs.value}
     return compared | {"delta_ci_low": low, "delta_ci_high": high}
