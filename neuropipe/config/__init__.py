@@ -14,7 +14,20 @@ from neuropipe.config.atlases import SURFACE_SPACE, AtlasFile
 from neuropipe.config.base import Section, expand, read_yaml
 from neuropipe.config.clean import Clean, ColumnStrategy, Exclude, Shards, Strategy
 from neuropipe.config.datasets import Dataset, Roles
-from neuropipe.config.evaluation import REFERENCES, Evaluate, Pretrain, Split, Task, fits, reference_of
+from neuropipe.config.evaluation import (
+    BESIDE,
+    EXTERNAL,
+    FROM_SCRATCH,
+    HARMONISED,
+    RANDOM_WEIGHTS,
+    REFERENCES,
+    Evaluate,
+    Pretrain,
+    Split,
+    Task,
+    fits,
+    reference_of,
+)
 from neuropipe.config.events import LABELMAPS, Events, Label
 from neuropipe.config.messages import mistakes
 from neuropipe.config.presets import PRESETS, preset_names
@@ -22,8 +35,13 @@ from neuropipe.config.study import RECIPES, StudyConfig, load, parse, schema
 from neuropipe.config.volumes import Volumes
 
 __all__ = [
+    "BESIDE",
+    "EXTERNAL",
+    "FROM_SCRATCH",
+    "HARMONISED",
     "LABELMAPS",
     "PRESETS",
+    "RANDOM_WEIGHTS",
     "RECIPES",
     "REFERENCES",
     "SURFACE_SPACE",

@@ -15,6 +15,12 @@ OfData = Literal["fc", "fc_partial", "fc_tangent", "mean_pattern", "voxels", "re
 Baseline = Literal["majority", "confounds", "random_weights"] | OfData
 # What every comparison is with, by what samples are; the samples of state decoding are clips.
 REFERENCES = {"series": "fc", "volume": "voxels", "image": "voxels", "clip": "mean_pattern"}
+# What ends the name of a system, in this order, and what joins a recipe with the baseline that is read beside it.
+BESIDE = " + "
+RANDOM_WEIGHTS = " (random weights)"  # a recipe's untrained twin
+FROM_SCRATCH = " (from scratch)"  # a network that was trained for the task from random weights
+HARMONISED = " (ComBat)"  # its features went through ComBat
+EXTERNAL = "external"  # the role of people of test datasets, and the `fold` of what is said of them
 OF_CONTENT = {  # the others fit any
     "fc": ("series", "clip"),
     **dict.fromkeys(("fc_partial", "fc_tangent"), ("series",)),

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from neuropipe.config import RANDOM_WEIGHTS
 from neuropipe.errors import InputError
 from neuropipe.evaluate import clip_features, tables
 from neuropipe.evaluate.features import Features, confound_names
@@ -225,7 +226,7 @@ class Networks:
 
     def untrained(self) -> System:
         """Return who the same networks before training are."""
-        return System(self.made["recipe"] + tables.RANDOM_WEIGHTS, self.made["seed"])
+        return System(self.made["recipe"] + RANDOM_WEIGHTS, self.made["seed"])
 
     def features(self, trials: Trials, trained: bool) -> Callable[[Fold], Features]:
         """Return the embeddings of all clips by the network of a fold, or by the same one before training."""

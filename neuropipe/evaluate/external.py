@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuropipe.config import EXTERNAL
 from neuropipe.evaluate import uncertainty
 from neuropipe.evaluate.comparison import difference_interval
 from neuropipe.evaluate.estimates import Estimate, about, interval
 from neuropipe.evaluate.metrics import Metric
 from neuropipe.evaluate.testsets import TestSet, test_sets
-
-EXTERNAL = "external"  # value of `role` in predictions, and of `fold` in metrics
 
 
 @dataclass(frozen=True, eq=False)

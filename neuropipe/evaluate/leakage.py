@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuropipe.config import EXTERNAL, RANDOM_WEIGHTS
 from neuropipe.errors import SplitError
 from neuropipe.evaluate.metrics import auroc
-from neuropipe.evaluate.tables import RANDOM_WEIGHTS
 from neuropipe.provenance import read_json
 
 CHANCE = 0.5
@@ -190,7 +190,7 @@ def follows_split(predictions: pd.DataFrame, splits: dict[str, pd.DataFrame]) ->
         keys = ["repeat", "fold", "dataset", "participant_id"]
         table = splits[name].astype({"repeat": "Int64"})[[*keys, "role"]]
         joined = rows.drop_duplicates([*keys, "role"]).merge(table, on=keys, how="left", suffixes=("", "_frozen"))
-        expected = joined["role"].mask(joined["role"] == "external", "")  # a split divides nobody of a test dataset
+        expected = joined["role"].mask(joined["role"] == EXTERNAL, "")  # a split divides nobody of a test dataset
         wrong = joined[expected != joined["role_frozen"].fillna("")]
         if len(wrong):
             raise SplitError(

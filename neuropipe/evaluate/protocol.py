@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.special import expit, logit, softmax
 from threadpoolctl import threadpool_limits
 
+from neuropipe.config import BESIDE
 from neuropipe.evaluate import attentive, knn, learning, shares, tables
 from neuropipe.evaluate.drivers import Regional
 from neuropipe.evaluate.features import Blocks, Features, Kernel
@@ -238,7 +239,7 @@ def _gives_logits(question: Question, readout: str) -> bool:
 
 def _run_id(question: Question, system: System, readout: str) -> str:
     seed = "" if system.seed is None else f"_seed-{system.seed}"
-    name = system.name.replace(tables.BESIDE, "_beside_")
+    name = system.name.replace(BESIDE, "_beside_")
     return re.sub(r"[^A-Za-z0-9_-]+", "-", f"{question.target.task}_{name}").strip("-") + f"_{readout}{seed}"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuropipe.config import EXTERNAL
 from neuropipe.errors import InputError, SplitError
 from neuropipe.evaluate.targets import Target
 from neuropipe.splits.make import fold_numbers, ordered_units
@@ -40,7 +41,7 @@ class Fold:
     @property
     def roles(self) -> list[str]:
         """The roles of the `judged`."""
-        sides = {"validation": self.validation, "test": self.test, "external": self.external}
+        sides = {"validation": self.validation, "test": self.test, EXTERNAL: self.external}
         return [role for role, rows in sides.items() for _ in rows]
 
 
@@ -180,7 +181,7 @@ def null_blocks(people: People, folds: list[Fold]) -> np.ndarray:
     side = np.full(len(people), "", dtype=object)
     if len(folds) == 1:
         side[folds[0].validation] = "validation"
-    side[folds[0].external] = "external"
+    side[folds[0].external] = EXTERNAL
     for fold in folds:
         side[fold.test] = fold.name
     return blocks + "/" + side

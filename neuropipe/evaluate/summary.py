@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuropipe.config import FROM_SCRATCH, RANDOM_WEIGHTS
 from neuropipe.config import REFERENCES as REFERENCE_OF
 from neuropipe.errors import InputError
 from neuropipe.evaluate import dependence, external, seeds, tables, uncertainty
@@ -114,14 +115,14 @@ def _references(run: Run, runs: list[Run]) -> list[Run]:
     partner = _alike([o for o in runs if o.facts["system"] == tables.joined_with(facts["system"])], facts["readout"])
     before = tables.unharmonised(facts["system"])
     ending = facts["system"].removeprefix(before)
-    untrained = [before + other + ending for other in (tables.RANDOM_WEIGHTS, tables.FROM_SCRATCH)]
+    untrained = [before + other + ending for other in (RANDOM_WEIGHTS, FROM_SCRATCH)]
     wanted = {(name, facts["readout"], str(facts["seed"])) for name in untrained}
     twin_before = {(before, facts["readout"], str(facts["seed"]))} if ending else set()
     twins = [
         other for other in runs if (other.facts["system"], other.facts["readout"], str(other.facts["seed"])) in wanted
     ]
     plain = [o for o in runs if (o.facts["system"], o.facts["readout"], str(o.facts["seed"])) in twin_before]
-    trained = pd.notna(facts["seed"]) and not before.endswith(tables.RANDOM_WEIGHTS)
+    trained = pd.notna(facts["seed"]) and not before.endswith(RANDOM_WEIGHTS)
     asked = trained and facts["target_type"] == "regression"
     means = [other for other in runs if asked and other.facts["system"] == TRIVIAL]
     return list(dict.fromkeys(reference[:1] + partner[:1] + plain[:1] + twins[:1] + means[:1]))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from neuropipe.config import RANDOM_WEIGHTS
 from neuropipe.errors import InputError
 from neuropipe.evaluate import connectome, tables
 from neuropipe.evaluate.anatomy import Maps, MaskedVoxels, regional_volumes
@@ -185,7 +186,7 @@ def embedding_system(
     receipt = embeddings.receipt
     name = receipt["recipe"] if baseline is None else tables.combined(receipt["recipe"], baseline)
     if weights == "random":
-        return System(name + tables.RANDOM_WEIGHTS, receipt["seed"])
+        return System(name + RANDOM_WEIGHTS, receipt["seed"])
 
     def checkpoint(fold: Fold) -> dict[str, Any]:
         return embeddings.checkpoint(question.split, fold.name)

@@ -10,13 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neuropipe.config import BESIDE, HARMONISED, RANDOM_WEIGHTS
 from neuropipe.errors import InputError
 from neuropipe.paths import atomic
 
-RANDOM_WEIGHTS = " (random weights)"  # ends the name of a recipe's untrained twin
-FROM_SCRATCH = " (from scratch)"  # of a network that was trained for the task from random weights
-HARMONISED = " (ComBat)"  # ends the name of a system whose features went through ComBat, after the endings above
-BESIDE = " + "  # between a recipe and the baseline whose features its embeddings are joined with
 WHOSE = ["run_id", "system", "task", "readout", "seed"]  # begins the tables that say more of runs
 PREFIX = "neuropipe."  # of notes in a file's metadata
 ARROW = {"string": pa.string(), "float64": pa.float64(), "Int64": pa.int64(), "boolean": pa.bool_()}

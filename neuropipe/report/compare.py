@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,10 +12,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from neuropipe import __version__
-from neuropipe.report import forest, page, systems, words
-from neuropipe.report.cells import number, word
+from neuropipe.report import forest, page, systems, tables, words
 from neuropipe.report.forest import Forest
-from neuropipe.report.tables import NAMES, PRIMARY, RUN, TEXT, Board, Entry
+from neuropipe.report.tables import NAMES, PRIMARY, RUN, Board, Entry, as_text
 
 METHODS = {
     "delong": "DeLong",
@@ -129,7 +127,7 @@ def together(name: str, metrics: Mapping[str, pd.DataFrame]) -> Board:
     first = next(iter(parts.values())).iloc[0]
     content = content_of({system for rows in parts.values() for system in rows["system"]})
     entries = [
-        (place, order, _entry(replace(system, label=f"{system.label} · {study}"), system.rows(rows).to_dict("records")))
+        (place, order, _entry(replace(system, label=f"{system.label} · {study}"), rows))
         for order, (study, rows) in enumerate(parts.items())
         for place, system in enumerate(systems.make(rows[RUN].drop_duplicates(), first["target_type"], content))
     ]
@@ -156,16 +154,13 @@ def content_of(names: set[str]) -> str:
 
 def _primary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that stand for the split: the primary metric's means over folds, text in text columns."""
-    rows = rows.assign(**{c: rows[c].astype("string").fillna("") for c in TEXT})
+    rows = as_text(rows)
     return rows[(rows["fold"] == "mean") & (rows["metric"] == rows["target_type"].map(PRIMARY))]
 
 
-def _entry(system: systems.System, rows: list[dict[str, Any]]) -> Entry:
-    row = rows[0]
-    names = ("value", "ci_low", "ci_high", "p_perm", "null_mean", "n_train", "n_test")
-    facts = {name: number(row, name) for name in names}
-    seen = number(row, "pretrain_overlap_n")
-    return Entry(system, ci_method=word(row, "ci_method"), pooled=math.nan, differences={}, n_seen=seen, **facts)
+def _entry(system: systems.System, rows: pd.DataFrame) -> Entry:
+    """Return a system of one study; what it differs from there is another question."""
+    return replace(tables.entry(system, rows, rows.iloc[:0]), differences={})
 
 
 def _change(board: Board, row: dict[str, Any]) -> dict[str, Any]:

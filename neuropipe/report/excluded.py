@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from neuropipe.config import EXTERNAL
 from neuropipe.errors import InputError
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json
@@ -163,7 +164,7 @@ def end(study: Study, task: str, metrics: pd.DataFrame) -> End | None:
         Of the study.
     """
     rows = metrics[(metrics["task"] == task) & metrics["n_test"].notna() & metrics["n_train"].notna()]
-    rows = rows[rows["fold"] != "external"]  # people of test datasets are on no side of the split
+    rows = rows[rows["fold"] != EXTERNAL]  # people of test datasets are on no side of the split
     folds = rows[~rows["fold"].isin(["mean", "pooled"])]
     folds = rows if folds.empty else folds
     if folds.empty:

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from neuropipe.config import BESIDE, HARMONISED
+from neuropipe.config import FROM_SCRATCH as SCRATCH
+from neuropipe.config import RANDOM_WEIGHTS as RANDOM
 from neuropipe.config import REFERENCES as NAMES_OF
 
 NAMES = frozenset(NAMES_OF.values())  # what references are called in the tables
-RANDOM = " (random weights)"
-SCRATCH = " (from scratch)"
-HARMONISED = " (ComBat)"
-BESIDE = " + "
 BASELINES = {
     "fc_partial": "Partial correlations",
     "fc_tangent": "Connectivity in tangent space",

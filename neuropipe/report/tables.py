@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from neuropipe.config import Task
+from neuropipe.config import EXTERNAL, Task
 from neuropipe.report import asides, curves, systems
 from neuropipe.report.asides import SUMMARIES, Asides
 from neuropipe.report.cells import number, word
@@ -44,7 +44,6 @@ NAMES = {
     "identification_top1": "Told again by a second session (top 1)",
     "share_far": "Share of test people far from the training people",
 }
-EXTERNAL = "external"  # begins `fold` where people of a test dataset were judged
 RUN = ["run_id", "system", "readout", "seed"]
 TEXT = [*RUN, "fold", "reference", "dataset", "threshold_source"]
 
@@ -204,23 +203,29 @@ class Board:
 
 def board(results: Results, name: str) -> Board | None:
     """Return the leaderboard of a task; None where it has no metrics."""
-    rows = results.metrics[results.metrics["task"] == name]
-    rows = rows.assign(**{c: rows[c].astype("string").fillna("") if c in rows else "" for c in TEXT})
-    return _board(results, name, rows[~rows["fold"].str.startswith(EXTERNAL)], results.nulls)
+    rows = _rows(results, name)
+    return _board(results, name, rows[rows["fold"] != EXTERNAL], results.nulls)
 
 
 def external(results: Results, name: str) -> dict[str, Board]:
     """Return the leaderboard of every test dataset of a task that no training saw, by the dataset's name."""
-    rows = results.metrics[results.metrics["task"] == name]
-    rows = rows.assign(**{c: rows[c].astype("string").fillna("") if c in rows else "" for c in TEXT})
-    rows = rows[rows["fold"].str.startswith(EXTERNAL)]
-    places = rows["fold"].str.removeprefix(EXTERNAL).str.lstrip(":/-_ ")
+    rows = _rows(results, name)
     found = {}
-    for place, part in rows.groupby(places.where(places != "", rows["dataset"]), sort=True):
+    for place, part in rows[rows["fold"] == EXTERNAL].groupby("dataset", sort=True):
         one = _board(results, name, part, None)
         if one is not None:
             found[str(place)] = replace(one, name=f"{name}, tested on {place}", folds=one.folds.iloc[:0])
     return found
+
+
+def _rows(results: Results, name: str) -> pd.DataFrame:
+    """Return the metrics of a task, with text in text columns."""
+    return as_text(results.metrics[results.metrics["task"] == name])
+
+
+def as_text(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of metrics with text, empty where it is missing, in the columns `TEXT`."""
+    return rows.assign(**{c: rows[c].astype("string").fillna("") if c in rows else "" for c in TEXT})
 
 
 def _board(results: Results, name: str, rows: pd.DataFrame, nulls: pd.DataFrame | None) -> Board | None:
@@ -232,7 +237,7 @@ def _board(results: Results, name: str, rows: pd.DataFrame, nulls: pd.DataFrame 
         return None
     content = results.config.samples(name)
     competitors = systems.make(primary[RUN].drop_duplicates(), task.kind, content)
-    entries = [_entry(system, primary, pooled[pooled["metric"] == metric]) for system in competitors]
+    entries = [entry(system, primary, pooled[pooled["metric"] == metric]) for system in competitors]
     single = rows[(rows["metric"] == metric) & ~rows["fold"].isin(SUMMARIES)]
     single = single.drop_duplicates(["run_id", "fold"])  # a row per reference
     several = single["fold"].nunique() > 1
@@ -271,7 +276,8 @@ def _nulls(nulls: pd.DataFrame | None, competitors: list[System], metric: str) -
     return {run: values for run, values in draws.items() if values is not None}
 
 
-def _entry(system: System, primary: pd.DataFrame, pooled: pd.DataFrame) -> Entry:
+def entry(system: System, primary: pd.DataFrame, pooled: pd.DataFrame) -> Entry:
+    """Return a system's row of a leaderboard from rows of its primary metric, over the split and pooled."""
     rows = system.rows(primary).to_dict("records")
     row, beside = rows[0], system.rows(pooled).to_dict("records")
     return Entry(

@@ -10,7 +10,7 @@ from neuropipe.report import confusion, decision, decoding, embedding, figures, 
 from neuropipe.report.beside import Beside
 from neuropipe.report.figure import Figure
 from neuropipe.report.systems import System
-from neuropipe.report.tables import EXTERNAL, NAMES, Board
+from neuropipe.report.tables import NAMES, Board
 
 MAX_CLASSES = 40  # of a confusion matrix
 
@@ -46,11 +46,10 @@ def of_attention(maps: rollouts.Maps) -> Figure:
 
 
 def tested(board: Board, predictions: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Return the predictions of the split's test people; people of test datasets are not among them."""
+    """Return the predictions of the split's test people; those of test datasets have another role."""
     if predictions is None:
         return None
     mine = predictions[(predictions["task"] == board.name) & (predictions["role"] == "test")]
-    mine = mine[~mine["fold"].astype("string").fillna("").str.startswith(EXTERNAL)]
     return mine if len(mine) else None
 
 

@@ -85,7 +85,7 @@ def _decode(
     posed: Posed, settings: FinetuneSettings, models: Path, seed: int, threads: int | None, output: Path
 ) -> None:
     """Train networks to tell the labels of clips, and write what `neuropipe decode` writes for others."""
-    from neuropipe.evaluate import tables, trials
+    from neuropipe.evaluate import trials
     from neuropipe.evaluate.clip_finetune import ClipTuner
     from neuropipe.evaluate.decoding import Decoded, Decoder, Networks
     from neuropipe.evaluate.protocol import System
@@ -102,7 +102,7 @@ def _decode(
         system = networks.system(asked)
         begun = [(system, True, root)]
         if settings.from_scratch:
-            begun.append((System(system.name + tables.FROM_SCRATCH, seed), False, root / "from-scratch"))
+            begun.append((System(system.name + configuration.FROM_SCRATCH, seed), False, root / "from-scratch"))
         for who, pretrained, folder in begun:
             tuner = ClipTuner(decoder, settings, lambda fold: networks.saved(asked, fold), pretrained, device, seed)
             found.add(tuner.answer(who, folder))
@@ -141,7 +141,7 @@ def _answers(
     import pandas as pd
 
     from neuropipe.data.source import Source, open_source
-    from neuropipe.evaluate import rollouts, tables
+    from neuropipe.evaluate import rollouts
     from neuropipe.evaluate.finetune import Start, Tuner
     from neuropipe.evaluate.protocol import Answer, System
     from neuropipe.hub import export
@@ -164,7 +164,7 @@ def _answers(
     parts = [tuner.answer(pretrained, networks, start)]
     maps = rollouts.gather(tuner, networks)
     if settings.from_scratch:
-        untrained = System(pretrained.name + tables.FROM_SCRATCH, seed)
+        untrained = System(pretrained.name + configuration.FROM_SCRATCH, seed)
         tuner = Tuner(posed.question, settings, opened, device, seed, _facts(posed, untrained, slicing))
         parts.append(tuner.answer(untrained, networks / "from-scratch", scratch))
     answers, decisions = zip(*parts, strict=True)
