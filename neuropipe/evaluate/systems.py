@@ -280,10 +280,18 @@ def features_beside(names: Iterable[str], question: Question, sources: list) -> 
 
 
 def linear_model(
-    name: str, question: Question, sources: list, readouts: list[str], looks: Looks | None = None
+    name: str,
+    question: Question,
+    sources: list,
+    readouts: list[str],
+    looks: Looks | None = None,
+    known: Mapping[str, Provider] | None = None,
 ) -> list[Answer]:
-    """Let ridge and the asked readouts of `data_features` answer; nobody where the samples have nothing of it."""
-    if (features := data_features(name, question, sources)) is None:
+    """Let ridge and the asked readouts of `data_features` answer; nobody where the samples have nothing of it.
+
+    What is `known` by name is not made again.
+    """
+    if (features := (known or {}).get(name) or data_features(name, question, sources)) is None:
         return []
     names = resolve_readouts([*readouts, "ridge"], question.target.kind)
     versions = _versions(System(name), features, looks)
@@ -307,12 +315,15 @@ def _regional(name: str, features: Provider, question: Question, sources: list) 
     return Regional.of_pairs(table, sources) if name == "fc" else Regional.of_volumes(table, sources)
 
 
-def regional(question: Question, sources: list) -> Regional | None:
-    """Return connectivity of series, or the regional volumes of maps; None where neither is known."""
+def regional(question: Question, sources: list, known: Mapping[str, Provider]) -> Regional | None:
+    """Return connectivity of series, or the regional volumes of maps; None where neither is known.
+
+    What is `known` by name is not made again.
+    """
     name = {"series": "fc", "volume": "regions"}.get(question.people.content)
     if name is None or (name == "regions" and not all(_has_regional(source) for source in sources)):
         return None
-    return _regional(name, data_features(name, question, sources), question, sources)
+    return _regional(name, known.get(name) or data_features(name, question, sources), question, sources)
 
 
 def _has_regional(source: Shards) -> bool:

@@ -42,6 +42,8 @@ def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddi
         readouts = posed.study.evaluate.readouts
         confounds = posed.study.tasks[task].confounds
         looks = looks_of(posed.question, posed.study.evaluate)
+        joined = posed.study.combined(task) if embeddings else []
+        beside = systems.features_beside(joined, posed.question, posed.sources)
         parts: list[Answer] = []
         for name in posed.study.baselines(task):
             if name == "majority":
@@ -49,9 +51,8 @@ def run(*, config: Path, task: str, split_dir: Path, shards: list[Path], embeddi
             elif name == "confounds":
                 parts += systems.confounds_only(posed.question, confounds, readouts)
             elif name in systems.OF_DATA:
-                parts += systems.linear_model(name, posed.question, posed.sources, readouts, looks)
+                parts += systems.linear_model(name, posed.question, posed.sources, readouts, looks, beside)
             else:
-                beside = systems.features_beside(posed.study.combined(task), posed.question, posed.sources)
                 for folder in embeddings:
                     opened = systems.Embeddings.open(folder)
                     parts += systems.probe(posed.question, opened, readouts, "random", beside, looks)

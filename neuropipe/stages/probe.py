@@ -37,7 +37,7 @@ def run(*, config: Path, task: str, split_dir: Path, embeddings: list[Path], sha
         posed = answers.pose(config, task, split_dir, shards)
         beside = features_beside(posed.study.combined(task), posed.question, posed.sources)
         looks = looks_of(posed.question, posed.study.evaluate)
-        regions = regional(posed.question, posed.sources)
+        regions = regional(posed.question, posed.sources, beside)
         parts, unseen = [], {}
         for folder in embeddings:
             opened = Embeddings.open(folder)
