@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neuropipe import config as configuration
 from neuropipe.errors import InputError
 from neuropipe.locks import lock
 from neuropipe.paths import write_text
 from neuropipe.provenance import describe, sha256, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("neuropipe")
 
@@ -57,7 +60,7 @@ def run(
     """
     import pandas as pd
 
-    from neuropipe.evaluate import leakage, shown, tables
+    from neuropipe.evaluate import shown, tables
     from neuropipe.evaluate.breakdown import breakdown
     from neuropipe.evaluate.decision_curve import decision_curves
     from neuropipe.evaluate.summary import summarise
@@ -89,15 +92,8 @@ def run(
     metrics = pd.concat([metrics, rest], ignore_index=True) if len(rest) else metrics
     groups = breakdown(predicted, draws=settings["bootstrap"], seed=settings["seed"])
     curves = decision_curves(predicted)
-    everyone = [table[AUDITED] for table in (predicted, decoded) if len(table)]
-    people = pd.concat(everyone, ignore_index=True).drop_duplicates()
-    frozen = {folder.name: pd.read_parquet(folder / "splits.parquet") for folder in splits or []}
-    audit = leakage.pretraining(people)
-    audit += leakage.follows_split(people, frozen)
-    audit += leakage.transforms([path.with_name("transforms.json") for path in predictions], frozen)
-    audit += leakage.shuffled_labels(predicted, permuted) + leakage.sites(metrics)
-    for failed in (check for check in audit if not check["passed"]):
-        log.warning("leakage audit: %(check)s FAILED for %(where)s: found %(value)s", failed)
+    fitted = [path.with_name("transforms.json") for path in predictions]
+    audit = _audit(predicted, decoded, permuted, metrics, fitted, splits or [])
     inputs = {_inside(path, output.parent): sha256(path) for path in (*given, *nulls, *known)}
     sidecar = describe("evaluate", inputs=inputs, settings=settings, packages=("numpy", "scipy", "pandas", "pyarrow"))
     with lock(output.parent / ".lock-evaluate"):
@@ -112,15 +108,38 @@ def run(
             tables.write(output.with_name("predictions.parquet"), predicted, tables.PREDICTIONS)
             tables.write(output.with_name("nulls.parquet"), permuted, tables.NULLS)
             tables.write(output.with_name("costs.parquet"), tables.read(costs, tables.COSTS, "costs"), tables.COSTS)
-            beside["places"] = shown.read(predictions, "places", tables.PLACES)
             for name, table in beside.items():
-                shown.write(output.with_name(f"{name}.parquet"), table, {**shown.FILES, "places": tables.PLACES}[name])
+                shown.write(output.with_name(f"{name}.parquet"), table, shown.FILES[name])
             if decoding:
                 tables.write(output.with_name("decoding.parquet"), decoded, tables.DECODING)
+            _join(given, output.with_name("places.parquet"), tables.PLACES)
             _join(given, output.with_name("drivers.parquet"), tables.DRIVERS)
             _join(given, output.with_name("efficiency.parquet"), tables.EFFICIENCY)
             write_json(output.with_name("leakage.json"), {"checks": audit})
     log.info("evaluate: %d runs, %d rows of metrics", metrics["run_id"].nunique(), len(metrics))
+
+
+def _audit(
+    predicted: pd.DataFrame,
+    decoded: pd.DataFrame,
+    permuted: pd.DataFrame,
+    metrics: pd.DataFrame,
+    fitted: list[Path],
+    splits: list[Path],
+) -> list[dict[str, Any]]:
+    """Return the checks of the leakage audit, and say aloud which of them failed."""
+    import pandas as pd
+
+    from neuropipe.evaluate import leakage
+
+    everyone = [table[AUDITED] for table in (predicted, decoded) if len(table)]
+    people = pd.concat(everyone, ignore_index=True).drop_duplicates()
+    frozen = {folder.name: pd.read_parquet(folder / "splits.parquet") for folder in splits}
+    audit = leakage.pretraining(people) + leakage.follows_split(people, frozen) + leakage.transforms(fitted, frozen)
+    audit += leakage.shuffled_labels(predicted, permuted) + leakage.sites(metrics)
+    for failed in (check for check in audit if not check["passed"]):
+        log.warning("leakage audit: %(check)s FAILED for %(where)s: found %(value)s", failed)
+    return audit
 
 
 def _join(given: list[Path], output: Path, columns: dict[str, Any]) -> None:
