@@ -326,13 +326,18 @@ def read(paths: Sequence[str | Path], columns: dict[str, Any], what: str, later:
     Raises
     ------
     InputError
-        A file is missing, or lacks a column.
+        A file is missing or damaged, or lacks a column.
     """
     parts, attrs = [], {}
     for path in map(Path, paths):
         if not path.is_file():
             raise InputError(f"No {what} at {path}; run the stage that writes it, or name another file.")
-        arrow = pq.read_table(path)
+        try:
+            arrow = pq.read_table(path)
+        except ValueError as error:  # pyarrow's ArrowInvalid
+            raise InputError(
+                f"{path} is no readable parquet table of {what}: {error}. Run the stage that writes it again."
+            ) from error
         if missing := [name for name in columns if name not in (*arrow.column_names, *later)]:
             raise InputError(f"{path} lacks the columns {missing}: expected {what} as `neuropipe` writes them.")
         attrs |= {

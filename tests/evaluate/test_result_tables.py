@@ -60,6 +60,15 @@ def test_the_columns_are_those_of_the_specification():
     assert asked | {"y", "score", "yhat", "logit", "uncertainty"} <= set(tables.PREDICTIONS)
 
 
+@pytest.mark.parametrize("n_kept", [0, 5, -1], ids=["empty", "no table", "cut off"])
+def test_a_damaged_file_is_named(tmp_path, n_kept):
+    path = tmp_path / "nulls.parquet"
+    tables.write(path, tables.frame([{"run_id": "r"}], tables.NULLS), tables.NULLS)
+    path.write_bytes(path.read_bytes()[:n_kept])
+    with pytest.raises(InputError, match=r"nulls.parquet is no readable parquet table of nulls.*Run the stage"):
+        tables.read([path], tables.NULLS, "nulls")
+
+
 def test_predictions_of_classes_stand_beside_others_and_older_files_lack_their_columns(tmp_path):
     shares = np.array([0.25, 0.5, 0.25], np.float32)
     rows = [{"run_id": "a", "y": 1.0, "label": "mild", "probability": shares}, {"run_id": "b", "score": 0.5}]
