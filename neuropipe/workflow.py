@@ -7,6 +7,7 @@ again in every cluster job. Nothing here looks at data: the graph follows from t
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -88,9 +89,36 @@ class Graph:
         atlases = [a if isinstance(a, str) else a.model_dump() for a in config.atlases]
         return self.params("volumes", *own, atlases, config.warp)
 
+    def index_products(self, dataset: str) -> dict[str, str]:
+        """Return what the scan of a dataset writes beside the manifests of its chunks, by what it is.
+
+        Of shards that were made elsewhere it is all that `collect` and `clips` would have written.
+        """
+        study = self.study
+        products = {"participants": study.participants(dataset), "excluded": study.index_excluded(dataset)}
+        if self.config.datasets[dataset].fetched:
+            folder, quality = study.shards(dataset), study.qc(dataset)
+            products |= {"manifest": folder / "manifest.parquet", "regions": folder / "regions.tsv"}
+            products |= {"quality": quality / "runs.parquet", "coverage": quality / "regions.parquet"}
+            products |= {"clips": study.clips(dataset)} if self.config.datasets[dataset].clips else {}
+        else:
+            products["runs"] = study.manifest(dataset)
+        return {name: str(path) for name, path in products.items()}
+
     def chunks(self, dataset: str) -> list[str]:
-        """Return the two-digit chunk labels of a dataset."""
-        return [f"{n:02d}" for n in range(self.config.datasets[dataset].n_chunks)]
+        """Return the two-digit chunk labels of a dataset; shards that were made elsewhere have none here."""
+        section = self.config.datasets[dataset]
+        return [] if section.fetched else [f"{n:02d}" for n in range(section.n_chunks)]
+
+    @property
+    def prepared_here(self) -> list[str]:
+        """Return the datasets whose samples this study makes itself."""
+        return [name for name, section in self.config.datasets.items() if not section.fetched]
+
+    @property
+    def name_of_prepared(self) -> str:
+        """Return the regular expression of their names."""
+        return "|".join(map(re.escape, self.prepared_here)) or "(?!)"  # which nothing matches
 
     def prepared(self, dataset: str, chunk: str) -> str:
         """Return the receipt of what shards are made of: clean series, or maps and slices on one grid."""
@@ -106,10 +134,10 @@ class Graph:
 
     def shard_products(self, dataset: str) -> list[str]:
         """Return what `snakemake shards_<dataset>` makes."""
-        files = [f"{self.study.shards(dataset)}/manifest.parquet"]
-        exchanged = self.config.shards.hdf5 and self.config.datasets[dataset].content == "series"
+        files, section = [f"{self.study.shards(dataset)}/manifest.parquet"], self.config.datasets[dataset]
+        exchanged = self.config.shards.hdf5 and section.content == "series" and not section.fetched
         files += [f"{self.study.shards(dataset)}/dataset.h5"] * exchanged
-        return files + [str(self.study.clips(name)) for name in self.with_events([dataset])]
+        return files + [str(self.study.clips(dataset))] * (section.clips or section.events is not None)
 
     def published(self, dataset: str) -> str:
         """Return the address of the manifest that `snakemake publish` writes, after all that it names."""

@@ -37,6 +37,8 @@ rule clips:
         f"{graph.root}/logs/clips_{{dataset}}.log",
     benchmark:
         f"{graph.root}/benchmarks/clips_{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset=graph.name_of_prepared,
     conda:
         "../envs/neuropipe.yaml"
     resources:

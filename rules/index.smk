@@ -19,15 +19,13 @@ rule index:
 
 for name in graph.config.datasets:
 
-    # The first scan of a dataset; later ones are `snakemake index`.
+    # The first scan of a dataset, or the tables of shards that were made elsewhere; later ones are `snakemake index`.
     rule:
         name:
             f"index_{name}"
         output:
             [str(graph.study.chunk(name, chunk)) for chunk in graph.chunks(name)],
-            participants=str(graph.study.participants(name)),
-            runs=str(graph.study.manifest(name)),
-            excluded=str(graph.study.index_excluded(name)),
+            **graph.index_products(name),
         log:
             f"{graph.root}/logs/index_{name}.log",
         benchmark:
@@ -41,7 +39,7 @@ for name in graph.config.datasets:
             version=graph.index_params(name),
             config=graph.path,
             dataset=name,
-            folder=lambda wc, output: os.path.dirname(output.runs),
+            folder=lambda wc, output: os.path.dirname(output.participants),
         shell:
             "neuropipe index --config {params.config:q} --dataset {params.dataset:q}"
             " --output {params.folder:q} > {log:q} 2>&1"

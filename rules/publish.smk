@@ -7,10 +7,10 @@ if graph.config.shards.publish is not None:
         input:
             [
                 storage(url) if url.startswith("s3://") else url
-                for url in map(graph.published, graph.config.datasets)
+                for url in map(graph.published, graph.prepared_here)
             ],
 
-    for name in graph.config.datasets:
+    for name in graph.prepared_here:
 
         rule:
             name:

@@ -10,7 +10,7 @@ rule report:
         ),
         clips=[str(graph.study.clips_receipt(name)) for name in graph.with_events()],
         pages=expand(
-            f"{graph.root}/qc/{{dataset}}/index.html", dataset=graph.config.datasets
+            f"{graph.root}/qc/{{dataset}}/index.html", dataset=graph.prepared_here
         ),
     output:
         html=report(
@@ -59,15 +59,18 @@ for name in graph.config.datasets:
 
     rule:
         name:
-            f"parcellated_{name}"
-        input:
-            graph.all_prepared(name),
-
-    rule:
-        name:
             f"shards_{name}"
         input:
             graph.shard_products(name),
+
+
+for name in graph.prepared_here:
+
+    rule:
+        name:
+            f"parcellated_{name}"
+        input:
+            graph.all_prepared(name),
 
     rule:
         name:

@@ -37,6 +37,8 @@ rule collect:
         f"{graph.root}/logs/collect_{{dataset}}.log",
     benchmark:
         f"{graph.root}/benchmarks/collect_{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset=graph.name_of_prepared,
     conda:
         "../envs/neuropipe.yaml"
     resources:

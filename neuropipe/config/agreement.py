@@ -127,9 +127,14 @@ def _pretrained_on(item: dict, task: dict, datasets: dict[str, dict]) -> list[st
     )
 
 
+def _content(item: dict[str, Any]) -> str:
+    """Return what the samples of a raw dataset are."""
+    return content_of(item.get("kind"), item.get("map"), item.get("holds"))
+
+
 def _held(item: dict[str, Any]) -> str:
     """Return what a raw dataset holds, of anatomy also which map: one model reads one of them."""
-    content = content_of(item.get("kind"), item.get("map"))
+    content = _content(item)
     return f"volume ({item.get('map') or 'gm'})" if content == "volume" else content
 
 
@@ -139,7 +144,7 @@ def _idle_baselines(content: dict[str, Any]) -> list[str]:
     keys = ("baselines", "combine") if isinstance(evaluate, dict) else ()
     tasks = _part(content, "tasks").values()
     contents = {
-        "clip" if task.get("kind") == "decoding" else content_of(datasets[name].get("kind"), datasets[name].get("map"))
+        "clip" if task.get("kind") == "decoding" else _content(datasets[name])
         for task in tasks
         for name in _listed(task, "datasets")
         if name in datasets
@@ -165,12 +170,21 @@ def _without_clips(content: dict[str, Any]) -> list[str]:
     """Return the decoding tasks that ask about datasets without labelled clips."""
     datasets = _part(content, "datasets")
     return [
-        f"tasks.{key}.datasets: decoding needs labelled clips, but datasets.{name} has no section events; add one, "
-        "e.g. events: {labels: hcp7}"
+        f"tasks.{key}.datasets: decoding needs labelled clips, but datasets.{name} has {_wanting(datasets[name])}"
         for key, task in _part(content, "tasks").items()
         for name in _listed(task, "datasets")
-        if task.get("kind") == "decoding" and name in datasets and datasets[name].get("events") is None
+        if task.get("kind") == "decoding" and name in datasets and not _has_clips(datasets[name])
     ]
+
+
+def _has_clips(item: dict[str, Any]) -> bool:
+    return bool(item.get("clips")) if item.get("kind") == "shards" else item.get("events") is not None
+
+
+def _wanting(item: dict[str, Any]) -> str:
+    if item.get("kind") == "shards":
+        return "none; where they were published with the shards, write clips: true"
+    return "no section events; add one, e.g. events: {labels: hcp7}"
 
 
 def _impossible_on_surfaces(content: dict[str, Any]) -> list[str]:

@@ -16,8 +16,10 @@ FINISHED = ("tars", "hdf5")  # ready for training as they are
 Content = Literal["series", "volume", "image"]
 
 
-def content_of(kind: str | None, map_name: str | None) -> Content:
+def content_of(kind: str | None, map_name: str | None, holds: Content | None = None) -> Content:
     """Return what the samples of a dataset of some kind are."""
+    if kind == "shards" and holds is not None:
+        return holds
     if kind == "images":
         return "image"
     return "volume" if kind in ANATOMY or map_name is not None else "series"
@@ -56,16 +58,28 @@ class Dataset(Section):
     """One folder of derivatives or ready-made series."""
 
     kind: Literal[
-        "fmriprep", "series", "xcpd", "giga_connectome", "tars", "hdf5", "cat12", "yaware", "openbhb", "images"
+        "fmriprep",
+        "series",
+        "xcpd",
+        "giga_connectome",
+        "tars",
+        "hdf5",
+        "cat12",
+        "yaware",
+        "openbhb",
+        "images",
+        "shards",
     ]
     """``fmriprep``: BIDS derivatives. Ready-made series: ``series`` (.1D, tsv, csv, npy, npz bank), ``xcpd`` and
     ``giga_connectome`` (their output folders), ``tars`` (WebDataset tars of learning-from-brains, or shards), ``hdf5``
     (the layout of Brain-Semantoks). Anatomy: ``cat12`` (its output folder, BIDS or plain), ``yaware`` (data.npy with
-    metadata.csv), ``openbhb``. Slices: ``images`` (a folder of pictures with a table)."""
+    metadata.csv), ``openbhb``. Slices: ``images`` (a folder of pictures with a table). Of any content: ``shards``, as
+    ``neuropipe publish`` left them at a store or in a folder; nothing is prepared anew."""
     path: str
-    """Folder or file; environment variables may be used: ``${NAME}`` or ``${NAME:-default}``."""
+    """Folder or file, of ``shards`` also ``s3://``, ``gs://`` or ``https://``; environment variables may be used:
+    ``${NAME}`` or ``${NAME:-default}``."""
     participants: str | None = None
-    """participants.tsv; default: found beside the data."""
+    """participants.tsv; default: found beside the data (of ``shards``: published with them)."""
     select: dict[str, Any] = Field(default_factory=dict)
     """BIDS entities to keep, e.g. ``{task: [rest], space: MNI152NLin6Asym}``; the bids-filter-file form works too."""
     n_chunks: Annotated[int, Field(ge=1, le=1000)] = 4
@@ -96,16 +110,25 @@ class Dataset(Section):
 
     events: Events | None = None
     """Labelled clips for state decoding; null: none."""
+    holds: Content | None = None
+    """Kind ``shards``: what its samples are; default ``volume`` where `map` is given, else ``series``."""
+    clips: bool = False
+    """Kind ``shards``: labelled clips were published with the recordings, and are decoded."""
 
     @property
     def ready_made(self) -> bool:
         """Whether the dataset holds regional series rather than images."""
-        return self.kind in READY_MADE
+        return self.kind in READY_MADE or (self.fetched and self.content == "series")
+
+    @property
+    def fetched(self) -> bool:
+        """Whether its samples were prepared elsewhere and only their tables are brought here."""
+        return self.kind == "shards"
 
     @property
     def content(self) -> Content:
         """What a sample is: a regional series, a map, or a stack of slices."""
-        return content_of(self.kind, self.map)
+        return content_of(self.kind, self.map, self.holds)
 
     @property
     def stage(self) -> Literal["parcellate", "volumes"]:
@@ -129,21 +152,34 @@ class Dataset(Section):
                 f"kind {self.kind} needs atlas: the one of its atlases that is meant (4S456Parcels, tian-s3)"
             )
         given = [key for key in ("atlas", "regions", "t_r", "as_is") if getattr(self, key) is not None]
-        if given and not self.ready_made:
+        if given and not (self.ready_made or self.fetched):
             raise ValueError(
                 f"{', '.join(given)} is for ready-made series ({', '.join(READY_MADE)}), not for {self.kind}"
             )
-        if self.map is not None and self.kind not in (*ANATOMY, "fmriprep"):
+        if self.map is not None and (self.kind not in (*ANATOMY, "fmriprep", "shards") or self.content != "volume"):
             raise ValueError(f"map is for anatomy ({', '.join(ANATOMY)}, fmriprep), not for {self.kind}")
-        if self.table is not None and self.kind != "images":
+        if self.table is not None and self.kind not in ("images", "shards"):
             raise ValueError(f"table is for kind images, not for {self.kind}")
         if self.kind == "openbhb" and self.map not in (None, "gm"):
             raise ValueError(f"OpenBHB's maps are of grey matter; write map: gm, found {self.map}")
-        if self.space is not None and (self.content != "volume" or self.kind == "fmriprep"):
+        if self.space is not None and not self.fetched and (self.content != "volume" or self.kind == "fmriprep"):
             raise ValueError(
                 f"space is for maps whose names do not say it ({', '.join(ANATOMY)}), not for {self.kind}; "
                 "select: {space: ...} chooses images"
             )
-        if self.content != "series" and self.events is not None:
+        if self.content != "series" and self.events is not None and not self.fetched:
             raise ValueError(f"events label windows of series; a dataset of kind {self.kind} has none")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_shards(self) -> Dataset:
+        if not self.fetched:
+            if given := [key for key in ("holds", "clips") if key in self.model_fields_set]:
+                raise ValueError(f"{', '.join(given)} is for kind shards, not for {self.kind}")
+            return self
+        own = ("select", "n_chunks", "space", "table", "atlas", "regions", "t_r", "as_is", "events")
+        if given := [key for key in own if key in self.model_fields_set]:
+            raise ValueError(f"shards are used as they were published; leave out {', '.join(given)}")
+        if self.clips and self.content != "series":
+            raise ValueError(f"clips are windows of series; these shards hold: {self.content}")
         return self

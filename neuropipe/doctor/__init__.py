@@ -289,9 +289,11 @@ def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
 
     dataset = study.datasets[name]
     label = f"data {name}"
+    if dataset.fetched and dataset.participants is None:  # who they are stands beside them
+        return [_attempt(label, lambda: _published(dataset))]
     try:
         path = Path(configuration.expand(dataset.path))
-        if not path.exists():
+        if not (dataset.fetched or path.exists()):
             remedy = f"Correct datasets.{name}.path, or put the data there (the demo's are made by: neuropipe demo)."
             return [Check(label, False, f"no {path}", remedy)]
         people, table = doors.people(dataset)
@@ -307,8 +309,16 @@ def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
     )
     return [
         Check(f"people {name}", not absent, f"{len(people)} in {table}", remedy),
-        _attempt(label, lambda: _runs(study, name, path, people)),
+        _attempt(label, lambda: _published(dataset) if dataset.fetched else _runs(study, name, path, people)),
     ]
+
+
+def _published(dataset: configuration.Dataset) -> str:
+    """Return how many samples were published at an address; raise where it cannot be read."""
+    from neuropipe.stages.fetch import published
+
+    table = published(configuration.expand(dataset.path))
+    return f"{len(table)} samples of {table['participant_id'].nunique()} people at {dataset.path}"
 
 
 def _runs(study: configuration.StudyConfig, name: str, path: Path, people: pd.DataFrame) -> str:

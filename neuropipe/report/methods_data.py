@@ -25,6 +25,7 @@ SOURCES = {  # what data of a kind are, and who made the programs that prepared 
     "yaware": "ready-made maps of anatomy",
     "openbhb": f"maps of anatomy of OpenBHB {cite('dufumier2022')}",
     "images": "two-dimensional slices",
+    "shards": "recordings that were prepared elsewhere with neuropipe",
 }
 MAPS = {"gm": "grey matter", "wm": "white matter", "t1w": "the T1-weighted image"}
 

@@ -84,7 +84,9 @@ def preparation(results: Results) -> list[str]:
 
 
 def _with_content(results: Results, *contents: str) -> list[str]:
-    return [name for name, item in results.config.datasets.items() if item.content in contents]
+    """Return the datasets of some contents that the study prepared itself."""
+    datasets = results.config.datasets.items()
+    return [name for name, item in datasets if item.content in contents and not item.fetched]
 
 
 def atlases(results: Results) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pandas as pd
 
 from neuropipe import config as configuration
 from neuropipe.bids import anatomy, doors, fmriprep
-from neuropipe.bids.index import EXCLUDED_COLUMNS, RUN_COLUMNS, Found, exclusion, summary, to_tsv
+from neuropipe.bids.index import EXCLUDED_COLUMNS, RUN_COLUMNS, Found, exclusion, read_tsv, summary, to_tsv
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.locks import lock
-from neuropipe.paths import write_if_changed
+from neuropipe.paths import Study, write_if_changed
 from neuropipe.provenance import describe, sha256, write_json
 from neuropipe.signals.atlases import common_space
 from neuropipe.stages.events import index_events
+from neuropipe.stages.fetch import bring
 from neuropipe.volumes.headers import keep_common_grid
 
 log = logging.getLogger("neuropipe")
@@ -56,12 +58,16 @@ def index_dataset(study: configuration.StudyConfig, name: str, output: Path) -> 
         Nothing can be used; the message sums up why.
     """
     dataset = study.datasets[name]
+    if dataset.fetched:
+        index_shards(dataset, name, output)
+        return
     path = Path(configuration.expand(dataset.path))
     people, table = doors.people(dataset)
     found = _find(study, name, path, people)
     if dataset.content == "volume":
         found = keep_common_grid(found, anatomy.data_root(path), name, study.volumes)
-    found.excluded += _people_without_runs(found, name, people)
+    seen = {row["participant_id"] for row in (*found.runs, *found.excluded)}
+    found.excluded += _people_without_runs(seen, name, people["participant_id"])
     if not found.runs:
         raise InputError(
             f"Dataset {name}: nothing in {path} can be used.\n{summary(found.excluded)}\n"
@@ -88,14 +94,44 @@ def _find(study: configuration.StudyConfig, name: str, path: Path, people: pd.Da
     return fmriprep.find(path, name, dataset.select, space, set(people["participant_id"]), dataset.n_chunks)
 
 
-def _people_without_runs(found: Found, name: str, people: pd.DataFrame) -> list[dict[str, str]]:
+def index_shards(section: configuration.Dataset, name: str, output: Path) -> None:
+    """Bring the tables of shards that were made elsewhere, and write who of the people has no sample.
+
+    Raises
+    ------
+    InputError
+        They are not there, or lack what the study needs of them.
+    """
+    study, own = Study(output.absolute().parents[1]), section.participants
+    table = bring(
+        configuration.expand(section.path), study, name, Path(configuration.expand(own)) if own is not None else None
+    )
+    _check_shards(section, name, study, table)
+    people = read_tsv(study.participants(name))["participant_id"]
+    seen = set(table["participant_id"])
+    excluded = _people_without_runs(seen, name, people)
+    write_if_changed(study.index_excluded(name), to_tsv(excluded, EXCLUDED_COLUMNS))
+    log.info("%s: %d samples of %d people, made elsewhere", name, len(table), len(seen))
+
+
+def _check_shards(section: configuration.Dataset, name: str, study: Study, table: pd.DataFrame) -> None:
+    """Raise where published shards are not what the configuration says."""
+    if (found := table["content"].iloc[0]) != section.content:
+        raise InputError(f"Dataset {name}: expected shards of {section.content}, found {found}; write holds: {found}.")
+    lacking = {
+        "tables of quality": not (study.qc(name) / "runs.parquet").is_file(),
+        "labelled clips": section.clips and not study.clips(name).is_file(),
+    }
+    for what, is_lacking in lacking.items():
+        if is_lacking:
+            raise InputError(f"Dataset {name}: {section.path} was published without {what}; publish them again.")
+
+
+def _people_without_runs(seen: Container[str], name: str, people: Iterable[str]) -> list[dict[str, str]]:
     """Return a row for each person of the table of whom nothing was found, usable or not."""
-    seen = {row["participant_id"] for row in (*found.runs, *found.excluded)}
     detail = "a row in participants.tsv, but no file; nothing to do if that is meant"
     return [
-        exclusion("index", name, person, "n/a", "n/a", "no data", detail)
-        for person in people["participant_id"]
-        if person not in seen
+        exclusion("index", name, person, "n/a", "n/a", "no data", detail) for person in people if person not in seen
     ]
 
 
