@@ -98,11 +98,13 @@ def _train(
     form = {"labels": config.labels(), "slices": slicing, "mixture": chosen.train.mixture}
     learners, held = _sides(run, datasets, chosen.train.validation, facts["same_people"], seed)
     source = open_source(datasets, learners, *place, **form)
-    left_out = {"finetune": True, "train": {"needs_gpu"}}  # they decide no weight
+    left_out = {"finetune": True, "train": {"needs_gpu"}}
     settings, data = chosen.model_dump(mode="json", exclude=left_out), _data_hash(source)
-    identity = hash_json([STAGE_VERSIONS["pretrain"], settings, data, seed])
+    decisive = settings | {"train": chosen.train.decisive()}
+    identity, earlier = (hash_json([STAGE_VERSIONS["pretrain"], part, data, seed]) for part in (decisive, settings))
     folder = root / run.folder
-    if group.agreed(_is_done(folder, identity)):
+    # Models of before `decisive` are known by all their settings; they are as good.
+    if group.agreed(_is_done(folder, identity) or _is_done(folder, earlier)):
         log.info("pretrain %s: already done", folder)
         return
     if group.writes:
