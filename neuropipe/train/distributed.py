@@ -140,7 +140,9 @@ def _number(name: str) -> int | None:
     """Return a whole number out of the environment; None where it is not set, or empty."""
     text = os.environ.get(name, "").strip()
     if text and not text.isdecimal():
-        raise NeuropipeError(f"{name}: expected a whole number in the environment, as torchrun sets it; found {text!r}.")
+        raise NeuropipeError(
+            f"{name}: expected a whole number in the environment, as torchrun sets it; found {text!r}."
+        )
     return int(text) if text else None
 
 
