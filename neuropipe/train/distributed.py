@@ -124,11 +124,11 @@ def place() -> Group:
     size = _number("WORLD_SIZE") or 1
     if size == 1:
         return Group()
-    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if not os.environ.get(name, "").strip()]:
         raise NeuropipeError(
-            f"WORLD_SIZE={size} says that {size} processes train together, but {', '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not set: start them with torchrun or --gpus, or `unset WORLD_SIZE` "
-            "to train with this process alone."
+            f"WORLD_SIZE={size} says that {size} processes train together, but nothing is said of {', '.join(missing)}: "
+            "start them with torchrun or --gpus, or `unset WORLD_SIZE` to train with this process alone."
         )
     rank = _number("RANK")
     if not 0 <= rank < size:
