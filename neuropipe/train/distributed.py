@@ -127,7 +127,7 @@ def place() -> Group:
     needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
     if missing := [name for name in needed if not os.environ.get(name, "").strip()]:
         raise NeuropipeError(
-            f"WORLD_SIZE={size} says that {size} processes train together, but nothing is said of {', '.join(missing)}: "
+            f"WORLD_SIZE={size} says that {size} processes train together, but nothing tells {', '.join(missing)}: "
             "start them with torchrun or --gpus, or `unset WORLD_SIZE` to train with this process alone."
         )
     rank = _number("RANK")

@@ -116,8 +116,8 @@ TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_
         ({"RANK": None, "WORLD_SIZE": None}, Group()),
         ({"RANK": None, "WORLD_SIZE": "1", "MASTER_ADDR": None}, Group()),  # a service that knows one machine
         ({"RANK": None, "WORLD_SIZE": ""}, Group()),
-        ({"RANK": None}, "WORLD_SIZE=2 says that 2 processes train together, but nothing is said of RANK: .*torchrun"),
-        ({"RANK": "0", "MASTER_ADDR": None, "MASTER_PORT": None}, "nothing is said of MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": None}, "WORLD_SIZE=2 says that 2 processes train together, but nothing tells RANK: .*torchrun"),
+        ({"RANK": "0", "MASTER_ADDR": None, "MASTER_PORT": None}, "nothing tells MASTER_ADDR, MASTER_PORT"),
         ({"RANK": "2"}, "RANK: expected 0 to 1, as WORLD_SIZE=2; found 2"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE: expected a whole number .*'two'"),
     ],
