@@ -22,7 +22,11 @@ CASES = [
     ("slurm", {"squeue": "echo PREEMPTED"}, "running"),
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "echo COMPLETED"}, "success"),
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "echo 'CANCELLED by 0'"}, "failed"),
-    ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "echo 'sacct: warning' >&2; echo COMPLETED; echo COMPLETED"}, "success"),
+    (
+        "slurm",
+        {"squeue": QUEUE_FORGOT, "sacct": "echo 'sacct: warning' >&2; echo COMPLETED; echo COMPLETED"},
+        "success",
+    ),
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "true"}, "failed"),
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": NO_ACCOUNTING}, "failed"),
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": ACCOUNTING_UNREACHABLE}, "running"),
