@@ -24,7 +24,7 @@ CASES = [
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "echo 'CANCELLED by 0'"}, "failed"),
     (
         "slurm",
-        {"squeue": QUEUE_FORGOT, "sacct": "echo 'sacct: warning' >&2; echo COMPLETED; echo COMPLETED"},
+        {"squeue": QUEUE_FORGOT, "sacct": "echo 'sacct: x' >&2; echo COMPLETED; echo COMPLETED"},
         "success",
     ),
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "true"}, "failed"),
