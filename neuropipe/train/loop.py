@@ -7,6 +7,7 @@ and a run that was killed anywhere goes on exactly as it would have gone.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import nullcontext
@@ -26,6 +27,8 @@ from neuropipe.train import checkpoint, distributed, interrupts, optim
 from neuropipe.train.gradients import Gradients, LossOf
 from neuropipe.train.progress import Progress
 from neuropipe.train.recipe import TrainSettings
+
+log = logging.getLogger("neuropipe")
 
 
 class Watch(Protocol):
@@ -118,6 +121,8 @@ def train(
     loss_of = loss_of or model.loss
     loss_of = torch.compile(loss_of) if settings.compile else loss_of
     n_parts = group.agreed(max(settings.accumulate, checkpoint.parts(folder, identity)))
+    if n_parts > settings.accumulate and group.writes:
+        log.info("%s: a batch is computed in %d parts, as memory did not do before", what, n_parts)
     remember = partial(checkpoint.remember_parts, folder, identity)
     shared = group, settings.across_processes, spec.n_copies
     gradients = Gradients(model, loss_of, autocast, *shared, n_parts, remember, what)

@@ -65,7 +65,7 @@ def test_what_was_halved_is_remembered_by_the_next_process(toy_shards, tmp_path)
     assert resumed.seen == [2, 2, 2, 1] * 2 and rows[-1]["accumulate"] == 4
 
 
-def test_several_processes_agree_on_smaller_parts_when_they_are_started_again(toy_shards, tmp_path):
+def test_several_processes_agree_on_smaller_parts_when_they_are_started_again(toy_shards, tmp_path, caplog):
     """Of two processes the second lacks memory; a single one stands for all that go on."""
     batch = Recordings([toy_shards]).training_batch(SPEC, 12, seed=3, step=0)
     remember = partial(checkpoint.remember_parts, tmp_path, "x")
@@ -73,7 +73,9 @@ def test_several_processes_agree_on_smaller_parts_when_they_are_started_again(to
     model = Noisy(most=5)
     with pytest.raises(NeuropipeError, match=r"process 1 of 2 lacks memory for 6 people at once.*accumulate: 2"):
         gradients.Gradients(model, model.loss, *given).compute(batch, 0, 0.0, False)
-    resumed, rows = trained(toy_shards, tmp_path, most=4)
+    with caplog.at_level(logging.INFO):
+        resumed, rows = trained(toy_shards, tmp_path, most=4)
+    assert "a batch is computed in 2 parts, as memory did not do before" in caplog.text
     assert set(resumed.seen) == {4, 3} and {row["accumulate"] for row in rows} == {2}
     changed, _ = trained(toy_shards, tmp_path / "other")
     assert set(changed.seen) == {7}
