@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuropipe.disk import refusals_told
+from neuropipe.errors import InputError
+
+MODELS = "models/<recipe>/seed-<seed>/receipt.json"  # of a study
 
 
 @contextmanager
@@ -65,6 +68,36 @@ class Study:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+
+    @classmethod
+    def of(cls, product: str | Path, shape: str) -> Study:
+        """Return the study that a product lies in.
+
+        Parameters
+        ----------
+        product : path
+            As a user gives it: absolute, or relative to any folder.
+        shape : str
+            Where it lies in a study, e.g. ``shards/<dataset>/manifest.parquet``; the first folder's name counts.
+
+        Raises
+        ------
+        InputError
+            It lies elsewhere.
+        """
+        path, up = Path(product), shape.count("/")
+        if ".." in path.parts or len(path.parents) <= up:
+            path = Path(os.path.abspath(path))
+        if len(path.parents) <= up or path.parts[-1 - up] != shape.partition("/")[0]:
+            raise InputError(
+                f"{product}: expected a path in a study, results/<study>/{shape}, found {os.path.abspath(product)}; "
+                "the folders above it tell where everything else of the study lies."
+            )
+        return cls(path.parents[up])
+
+    def relative(self, path: str | Path) -> str:
+        """Return where a file lies as seen from the study, with slashes."""
+        return os.path.relpath(path, self.root).replace(os.sep, "/")
 
     def __fspath__(self) -> str:
         return str(self.root)

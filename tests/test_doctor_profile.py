@@ -12,6 +12,7 @@ import yaml
 from neuropipe import doctor
 from neuropipe.doctor import cluster, profile, queue, trial
 from neuropipe.doctor.profile import Request
+from neuropipe.errors import NeuropipeError
 
 ROOT = Path(__file__).resolve().parents[1]
 SBATCH = """#!/bin/sh
@@ -149,6 +150,22 @@ def test_a_job_that_never_starts_is_cancelled(install, planned, tmp_path):
     check = _check(wait_s=0.0)["job like split"]
     assert not check.ok and "PENDING (Resources)" in check.remedy
     assert "scancel 7" in (tmp_path / "calls").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scancel", "words"),
+    [(SCANCEL, "stopped; cancelled trial jobs: 7."), ("#!/bin/sh\nexit 1\n", "could not cancel 7: do so yourself")],
+)
+def test_ctrl_c_leaves_no_job_in_the_queue(install, planned, tmp_path, monkeypatch, scancel, words):
+    def pressed(_: float) -> None:
+        raise KeyboardInterrupt
+
+    install(sbatch="#!/bin/sh\necho 7\n", scancel=scancel)
+    monkeypatch.setattr(queue.time, "sleep", pressed)
+    with pytest.raises(NeuropipeError, match=words):
+        _check()
+    assert ("scancel 7" in (tmp_path / "calls").read_text()) == (scancel == SCANCEL)
+    assert not list((tmp_path / "results").iterdir())
 
 
 def test_a_job_that_ends_without_an_answer(install, planned, monkeypatch):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from pathlib import Path
 
 import pytest
 
-from neuropipe.paths import atomic, write_if_changed, write_text
+from neuropipe import cli
+from neuropipe.errors import InputError
+from neuropipe.paths import MODELS, Study, atomic, write_if_changed, write_text
 from neuropipe.provenance import fingerprint, hash_json, write_json
 
 
@@ -53,3 +56,38 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("folder", "given"),
+    [
+        (".", "results/a/models/r/seed-0/receipt.json"),
+        ("results/a", "models/r/seed-0/receipt.json"),
+        ("results/a/models/r/seed-0", "receipt.json"),
+        ("results/a/models/r", "../../../../results/b/../a/models/r/seed-0/receipt.json"),
+    ],
+)
+def test_the_study_of_a_product_from_wherever_it_is_named(tmp_path, monkeypatch, folder, given):
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / folder)
+    study = Study.of(given, MODELS)
+    assert study.root.absolute().resolve() == tmp_path / "results" / "a"
+    for named in (given, Path(given).absolute()):
+        assert study.relative(named) == "models/r/seed-0/receipt.json"
+
+
+def test_paths_of_snakemake_stay_as_they_are():
+    assert str(Study.of("results/a/models/r/seed-0/receipt.json", MODELS).root) == "results/a"
+
+
+@pytest.mark.parametrize("given", ["receipt.json", "/receipt.json", "out/r/seed-0/receipt.json"])
+def test_a_product_outside_a_study_is_one_line(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"expected a path in a study, results/<study>/models/<recipe>/seed-<seed>/"):
+        Study.of(given, MODELS)
+
+
+def test_a_command_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["collect", "--dataset", "d", "--receipts", "r.json", "--output", "manifest.parquet"]) == 2
+    assert "neuropipe collect: manifest.parquet: expected a path in a study" in capsys.readouterr().err

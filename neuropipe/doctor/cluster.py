@@ -180,7 +180,13 @@ def _data(config: Path) -> list[Path]:
 
 
 def _check_trials(profile: Profile, requests: list[Request], data: list[Path], wait_s: float) -> list[Check]:
-    """Run one small job per kind of queue, and compare what it saw with what is seen here."""
+    """Run one small job per kind of queue, and compare what it saw with what is seen here.
+
+    Raises
+    ------
+    NeuropipeError
+        Ctrl-C was pressed; no job is left behind.
+    """
     kinds: dict[tuple[str, ...], Request] = {}
     for request in requests:
         kinds.setdefault(tuple(request.resources.get(name, "") for name in KINDS), request)
@@ -197,6 +203,8 @@ def _check_trials(profile: Profile, requests: list[Request], data: list[Path], w
         if trials:
             queue.wait(profile, trials, wait_s)
         return checks + [check for trial in trials for check in judge(trial, versions())]
+    except KeyboardInterrupt:
+        raise NeuropipeError(f"stopped; {queue.cancel(profile, trials)}.") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

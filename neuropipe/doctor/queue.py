@@ -143,7 +143,16 @@ def _last_words(trial: Trial) -> str:
     return next((line for line in reversed(lines) if line), "it said nothing")
 
 
-def _cancel(profile: Profile, job: str) -> None:
+def cancel(profile: Profile, trials: list[Trial]) -> str:
+    """Cancel the trials that are not over; return what became of them, for the user."""
+    left = {trial.job: _cancel(profile, trial.job) for trial in trials if not trial.over}
+    gone, there = ([job for job, well in left.items() if well == wanted] for wanted in (True, False))
+    said = [f"cancelled trial jobs: {', '.join(gone) or 'none'}"]
+    said += [f"could not cancel {', '.join(there)}: do so yourself"] * bool(there)
+    return "; ".join(said)
+
+
+def _cancel(profile: Profile, job: str) -> bool:
+    """Return whether the scheduler's command to cancel a job, where there is one, did so."""
     command = "scancel" if profile.executor == "slurm" else profile.command("cancel")
-    if command:
-        subprocess.run([command, job], capture_output=True)
+    return bool(command) and subprocess.run([command, job], capture_output=True).returncode == 0

@@ -211,7 +211,7 @@ class ClipTuner:
         begun = [weights if self.pretrained else None, saved.about["family"], self.seed]
         begun.append(saved.model.config.model_dump(mode="json"))
         data = trials.question.facts.get("data_hash")
-        return hash_json([STAGE_VERSIONS["finetune"], begun, self.settings.model_dump(mode="json"), clips, data])
+        return hash_json([STAGE_VERSIONS["finetune"], begun, self.settings.decisive(), clips, data])
 
 
 def class_weights(trials: Trials, rows: np.ndarray) -> Tensor:

@@ -238,7 +238,7 @@ class Tuner:
         labels = [target.y[rows].tolist() for rows in (parts.train, parts.validation)]
         held = [part.table[["key", "sha256"]].to_numpy().tolist() for part in (source, validation)]
         begun = [start.origin, start.family, start.config.model_dump(mode="json"), self.seed]
-        settings = [self.settings.model_dump(mode="json"), self.facts]
+        settings = [self.settings.decisive(), self.facts]
         return hash_json([STAGE_VERSIONS["finetune"], begun, settings, task, labels, held])
 
     def predict(self, folder: Path, people: pd.DataFrame) -> list[Decision]:

@@ -24,6 +24,7 @@ from neuropipe.evaluate.leakage import pretrain_overlap, refuse_external, refuse
 from neuropipe.evaluate.looks import Looks
 from neuropipe.evaluate.protocol import ATTENTIVE, Answer, System, answer, constant_answer, resolve_readouts
 from neuropipe.evaluate.question import Fold, Question
+from neuropipe.paths import Study
 from neuropipe.provenance import read_json
 from neuropipe.shards.read import Shards
 
@@ -49,6 +50,11 @@ class Embeddings:
 
     folder: Path
     receipt: dict[str, Any]
+
+    @property
+    def _study(self) -> Path:
+        """What the receipt's folders are relative to: ``results/<study>``."""
+        return Study.of(self.folder, "embeddings/<recipe>/seed-<seed>").root
 
     @classmethod
     def open(cls, folder: str | Path) -> Embeddings:
@@ -77,8 +83,7 @@ class Embeddings:
     def features(self, question: Question, fold: Fold, weights: Weights) -> Features:
         """Return the embeddings for a fold, one row per person; NaN for people who have none."""
         entry = self.checkpoint(question.split, fold.name)
-        study = self.folder.parents[2]  # the receipt's folders are relative to results/<study>
-        path = study / entry["folder"] / f"{weights}.parquet"
+        path = self._study / entry["folder"] / f"{weights}.parquet"
         if not path.is_file():
             raise InputError(f"No embeddings at {path}; run `neuropipe embed` again.")
         table = pd.read_parquet(path)
@@ -104,7 +109,7 @@ class Embeddings:
     def recordings(self, question: Question, fold: Fold, weights: Weights, rows: np.ndarray) -> np.ndarray | None:
         """Return the embeddings (n, embed_dim) of single recordings, rows of `People.recordings`; None without any."""
         entry = self.checkpoint(question.split, fold.name)
-        path = self.folder.parents[2] / entry["folder"] / f"{weights}-recordings.parquet"
+        path = self._study / entry["folder"] / f"{weights}-recordings.parquet"
         if not path.is_file():
             return None
         table = pd.read_parquet(path)
@@ -115,7 +120,7 @@ class Embeddings:
 
     def _tokens(self, question: Question, fold: Fold, weights: Weights) -> Path:
         entry = self.checkpoint(question.split, fold.name)
-        return self.folder.parents[2] / entry["folder"] / f"{weights}-tokens.npy"
+        return self._study / entry["folder"] / f"{weights}-tokens.npy"
 
 
 def probe(

@@ -98,8 +98,8 @@ class Shards:
         self.folder = Path(folder)
         if manifest is not None:
             self.manifest = manifest
-        self.dataset = self.folder.name
-        self._participants = participants or Study(self.folder.parent.parent).participants(self.dataset)
+        self.dataset = self.folder.absolute().name
+        self._participants = participants or Study(self.folder.absolute().parent.parent).participants(self.dataset)
 
     def __len__(self) -> int:
         return len(self.manifest)

@@ -14,6 +14,7 @@ import fcntl
 import gc
 import logging
 import os
+import re
 import time
 import weakref
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ log = logging.getLogger("neuropipe")
 
 TARS = "shards.tsv"  # name, bytes and sha256 of every tar
 REMOTE = "remote.json"  # where they lie
+CACHED = re.compile(r"[0-9a-f]{64}(?:\.tar|(?:\.(?P<promised>\d+))?\.part)")  # parts had no number at first
 DEFAULT_CACHE_GB = 50.0
 WAIT_S = 6 * 3600.0  # for another process that fetches the same tar
 PATIENCE_S = 60.0  # where the cache is full of what is in use
@@ -148,16 +150,15 @@ class Cache:
 
 
 def _listing(folder: Path) -> list[tuple[Path, float, int]]:
-    """Return every tar and part with the time of its last use, and its size when it is complete."""
+    """Return every tar and part with the time of its last use, and its size when it is complete.
+
+    Files of other names are somebody else's: they neither count nor make room.
+    """
     while True:
         with suppress(FileNotFoundError):  # a part got its name meanwhile
-            found = [(path, path.stat()) for path in folder.glob("*") if path.suffix in (".tar", ".part")]
-            return [(path, stat.st_mtime, _promised(path) or stat.st_size) for path, stat in found]
-
-
-def _promised(path: Path) -> int | None:
-    """Return the size that a part will have."""
-    return int(path.stem.rpartition(".")[2]) if path.suffix == ".part" else None
+            named = [(path, CACHED.fullmatch(path.name)) for path in folder.glob("*")]
+            found = [(path, name, path.stat()) for path, name in named if name]
+            return [(path, stat.st_mtime, int(name["promised"] or stat.st_size)) for path, name, stat in found]
 
 
 def _held(path: Path, size: int) -> np.ndarray | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -113,7 +112,7 @@ def work_through(
         _check_still_there(stage, products, folder)
         for product in products:
             for key in set(stage.paths) & set(product):
-                product[key] = os.path.relpath(folder / product[key], study.root).replace(os.sep, "/")
+                product[key] = study.relative(folder / product[key])
         excluded = [stage.excluded(job, row, reason, study) for row, reason in left_out]
         about = {"stage": stage.name, "dataset": dataset, "chunk": chunk}
         provenance.write_json(receipt, about | {"products": products, "excluded": excluded})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -54,7 +53,7 @@ def run(*, config: str, dataset: str, events: Path, receipts: Sequence[Path], ou
     """
     settings = configuration.load(config)
     rules = events_section(settings, dataset, config)
-    study = Study(output.parents[2])
+    study = Study.of(output, "shards/<dataset>/clips.parquet")
     recordings = manifest.read(output.with_name("manifest.parquet")).to_dict("records")
     of_run = {row["run_id"]: row for row in read_tsv(events).to_dict("records")}
     products = {item["run_id"]: item["path"] for receipt in receipts for item in read_json(receipt)["products"]}
@@ -73,15 +72,13 @@ def run(*, config: str, dataset: str, events: Path, receipts: Sequence[Path], ou
             f"Correct datasets.{dataset}.events in the configuration, or the events."
         )
     table = _table(found.rows, rules)
-    inputs = {
-        os.path.relpath(path, study.root): sha256(path) for path in (events, output.with_name("manifest.parquet"))
-    }
+    inputs = {study.relative(path): sha256(path) for path in (events, output.with_name("manifest.parquet"))}
     about = {"Clips": len(table), **_counts(table, rules, found), "Seed": settings.seed}
     about = describe("clips", inputs=inputs, settings=rules.model_dump(mode="json"), packages=PACKAGES, **about)
     with lock(output.with_name(".lock-clips")):
         write_json(output.with_suffix(".json"), about)
         manifest.write_parquet(output, table)
-        product = {"path": os.path.relpath(output, study.root), "sha256": sha256(output)}
+        product = {"path": study.relative(output), "sha256": sha256(output)}
         receipt = {"stage": "clips", "dataset": dataset, "products": [product], "excluded": found.excluded}
         write_json(study.clips_receipt(dataset), receipt)
     if lacking := [label for label, n in about["Labels"].items() if not n]:

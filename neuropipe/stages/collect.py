@@ -97,7 +97,7 @@ def run(*, dataset: str, receipts: list[Path], output: Path) -> None:
     InputError
         No recording is left, or two recordings have one key.
     """
-    study = Study(output.parents[2])
+    study = Study.of(output, "shards/<dataset>/manifest.parquet")
     read = [read_json(receipt) for receipt in receipts]
     samples = [row for receipt in read for row in receipt["samples"]]
     if not samples:
@@ -120,7 +120,7 @@ def run(*, dataset: str, receipts: list[Path], output: Path) -> None:
             measured = _group(output, table, measured, study.qc(dataset) / "group.npz")
         manifest.write_parquet(study.qc(dataset) / "runs.parquet", measured)
         manifest.write_parquet(study.qc(dataset) / "regions.parquet", _coverage(read, regions, len(table)))
-        inputs = {str(path.relative_to(study.root)): sha256(path) for path in receipts}
+        inputs = {study.relative(path): sha256(path) for path in receipts}
         about = {"RegionOrderHash": regions.order_hash, "Atlases": regions.atlases, "Samples": len(table)}
         write_json(
             output.with_suffix(".json"), describe("collect", inputs=inputs, packages=("pandas", "pyarrow"), **about)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from neuropipe.errors import ConfigError
 from neuropipe.locks import lock
+from neuropipe.paths import MODELS, Study
 from neuropipe.provenance import describe, read_json, sha256, write_json
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _decode(posed: Posed, asked: Trials, models: list[Path], device) -> Decoded:
             found.add(baseline(decoder, name, settings.confounds))
             log.info("decode %s: %s", task, name)
     for path in models:
-        networks = Networks(path.parents[3], read_json(path), device)
+        networks = Networks(Study.of(path, MODELS).root, read_json(path), device)
         found.add(decoder.readout(networks.system(asked), networks.features(asked, trained=True)))
         if "random_weights" in wanted:
             found.add(decoder.readout(networks.untrained(), networks.features(asked, trained=False)))
@@ -94,7 +95,7 @@ def write(posed: Posed, asked: Trials, found: Decoded, models: list[Path], outpu
     tables.write(output / "costs.parquet", found.table("costs"), tables.COSTS)
     answers.write_excluded("decode", posed.question, output / "excluded.tsv", {})
     task = posed.question.target.task
-    inputs = posed.inputs | {str(path.relative_to(path.parents[3])): sha256(path) for path in models}
+    inputs = posed.inputs | {Study.of(path, MODELS).relative(path): sha256(path) for path in models}
     settings = posed.study.tasks[task].model_dump(mode="json")
     facts = {"task": task, "Labels": asked.labels, "Clips": len(asked)}
     packages = ("numpy", "scipy", "pandas", "torch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -81,20 +82,20 @@ def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, 
     from neuropipe.train import devices
 
     study_config = configuration.load(config)
-    study, made = Study(output.parents[3]), read_json(models)
+    study, made = Study.of(output, "embeddings/<recipe>/seed-<seed>/receipt.json"), read_json(models)
     facts: dict[str, dict[str, Any]] = {}
     with lock(output.parent / ".lock"), devices.claim(threads) as device:
         checkpoints = []
         for model in made["models"]:
             folder = study.root / model["folder"]
-            target = output.parent / folder.relative_to(models.parent)
+            target = output.parent / os.path.relpath(folder, models.parent)
             if model["folder"] not in facts:
                 facts[model["folder"]] = _embed(folder, target, shards, study_config, device)
             people = pd.read_parquet(folder / "people.parquet")
             checkpoints.append(
                 {
                     **model,
-                    "folder": str(target.relative_to(study.root)),
+                    "folder": study.relative(target),
                     "mode": made["mode"],
                     "people": (people["dataset"] + "/" + people["participant_id"]).tolist(),
                     "recordings_per_s": facts[model["folder"]]["recordings_per_s"],
@@ -108,7 +109,7 @@ def run(*, config: Path, models: Path, shards: list[Path], threads: int | None, 
             **shared,
             "checkpoints": checkpoints,
         }
-        inputs = {str(models.relative_to(study.root)): sha256(models)}
+        inputs = {study.relative(models): sha256(models)}
         inputs |= {f"shards/{path.name}/manifest.parquet": sha256(path / "manifest.parquet") for path in shards}
         about = {"recipe": made["recipe"], "seed": made["seed"]}
         sidecar = describe("embed", inputs=inputs, settings=about, packages=("torch", "numpy"), device=str(device))

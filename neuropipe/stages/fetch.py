@@ -42,7 +42,7 @@ def run(*, url: str, output: Path, participants: Path | None, check: bool) -> No
     InputError
         Nothing was published at `url`, no table of people is known, or (with `check`) a sample is damaged.
     """
-    table = bring(url, Study(output.absolute().parents[1]), output.name, participants)
+    table = bring(url, Study.of(output, "shards/<dataset>"), output.absolute().name, participants)
     log.info("fetch %s: %d samples in %d tars", url, len(table), table["shard"].nunique())
     if check:
         from neuropipe.data.stream import stream

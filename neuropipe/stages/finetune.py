@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from neuropipe import config as configuration
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.locks import lock
-from neuropipe.paths import Study
+from neuropipe.paths import MODELS, Study
 from neuropipe.provenance import read_json, sha256
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(
     if posed.question.target.kind == "decoding":
         _decode(posed, settings, models, seed, threads, output)
         return
-    question, made, study = posed.question, read_json(models), Study(models.parents[3])
+    question, made, study = posed.question, read_json(models), Study.of(models, MODELS)
     entries = {fold.name: _checkpoint(made, question, fold, study) for fold in question.folds}
     pretrained = pretrained_system(question, {"recipe": recipe, "seed": seed}, lambda fold: entries[fold.name])
     networks = study.finetuned(task, recipe, seed)
@@ -94,9 +94,9 @@ def _decode(
 
     task, asked = posed.question.target.task, trials.gather(posed.question, posed.sources)
     decoder = Decoder(asked, posed.study.tasks[task].training_people)
-    study, found = Study(models.parents[3]), Decoded()
+    study, found = Study.of(models, MODELS), Decoded()
     with lock(output / ".lock"), devices.claim(threads) as device:
-        devices.check(device, settings.needs_gpu, f"finetune: of {models.parent.parent.name}")
+        devices.check(device, settings.needs_gpu, f"finetune: of {models.absolute().parents[1].name}")
         networks = Networks(study.root, read_json(models), device)
         root = study.finetuned(task, networks.made["recipe"], seed)
         system = networks.system(asked)

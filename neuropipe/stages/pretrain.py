@@ -15,7 +15,7 @@ import pandas as pd
 from neuropipe import config as configuration
 from neuropipe.errors import ConfigError, SplitError
 from neuropipe.locks import lock
-from neuropipe.paths import Study
+from neuropipe.paths import MODELS, Study
 from neuropipe.provenance import STAGE_VERSIONS, describe, hash_json, read_json, sha256, write_json
 from neuropipe.shards.manifest import read_parquet, write_parquet
 
@@ -98,11 +98,13 @@ def _train(
     form = {"labels": config.labels(), "slices": slicing, "mixture": chosen.train.mixture}
     learners, held = _sides(run, datasets, chosen.train.validation, facts["same_people"], seed)
     source = open_source(datasets, learners, *place, **form)
-    left_out = {"finetune": True, "train": {"needs_gpu"}}  # they decide no weight
+    left_out = {"finetune": True, "train": {"needs_gpu"}}
     settings, data = chosen.model_dump(mode="json", exclude=left_out), _data_hash(source)
-    identity = hash_json([STAGE_VERSIONS["pretrain"], settings, data, seed])
+    decisive = settings | {"train": chosen.train.decisive()}
+    identity, earlier = (hash_json([STAGE_VERSIONS["pretrain"], part, data, seed]) for part in (decisive, settings))
     folder = root / run.folder
-    if group.agreed(_is_done(folder, identity)):
+    # Models of before `decisive` are known by all their settings; they are as good.
+    if group.agreed(_is_done(folder, identity) or _is_done(folder, earlier)):
         log.info("pretrain %s: already done", folder)
         return
     if group.writes:
@@ -271,7 +273,7 @@ def run(
 
     if gpus > 1 and distributed.place().size == 1:
         distributed.launch(gpus, sys.argv[1:])
-    study_config = configuration.load(config)
+    study, study_config = Study.of(output, MODELS), configuration.load(config)
     if recipe not in study_config.pretrain:
         known = ", ".join(study_config.pretrain) or "none"
         raise ConfigError(f"{config} has no recipe {recipe!r} under pretrain:; known: {known}.")
@@ -300,7 +302,6 @@ def run(
                 _take_over(one, root, recipe_path, shards, facts)
         if not group.writes:
             return
-        study = Study(output.parents[3])
         models = [_entry(study, root, one, split, fold) for one in runs for split, fold in one.serves]
         write_json(output, {"stage": "pretrain", "recipe": recipe, "seed": seed, "mode": item.people, "models": models})
 
@@ -313,4 +314,4 @@ def _held(root: Path, group: Group) -> AbstractContextManager:
 def _entry(study: Study, root: Path, one: Run, split: str, fold: str) -> dict[str, Any]:
     folder = root / one.folder
     weights = sha256(folder / "model.safetensors")
-    return {"split": split, "fold": fold, "folder": str(folder.relative_to(study.root)), "checkpoint_sha256": weights}
+    return {"split": split, "fold": fold, "folder": study.relative(folder), "checkpoint_sha256": weights}

@@ -72,7 +72,7 @@ def run(*, shards: Path, url: str, participants: bool, manifest: Path | None) ->
 
 def _small(shards: Path, participants: bool) -> dict[str, Path]:
     """Return the files beside the tars that are there, by their names at the store."""
-    study, dataset = Study(shards.parent.parent), shards.name
+    study, dataset = Study(shards.absolute().parent.parent), shards.absolute().name
     files = {name: shards / name for name in BESIDE}
     files |= {QUALITY: study.qc(dataset) / "runs.parquet", COVERAGE: study.qc(dataset) / "regions.parquet"}
     if participants:

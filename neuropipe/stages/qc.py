@@ -43,13 +43,13 @@ def run(*, config: Path, dataset: str, output: Path) -> None:
     """
     from threadpoolctl import threadpool_limits
 
-    settings, tree = configuration.load(config), Study(output.absolute().parents[2])
+    settings, tree = configuration.load(config), Study.of(output, "qc/<dataset>/index.html")
     if dataset not in settings.datasets:
         raise ConfigError(f"{config} has no dataset {dataset!r}; known: {', '.join(settings.datasets)}.")
     make = MAKERS[settings.datasets[dataset].content]
     with lock(output.with_name(".lock-qc")), threadpool_limits(limits=1):
         page, runs = make(settings, tree, dataset, datetime.now(UTC))
-        inputs = {str(path.relative_to(tree.root)): sha256(path) for path in _inputs(settings, tree, dataset)}
+        inputs = {tree.relative(path): sha256(path) for path in _inputs(settings, tree, dataset)}
         packages = ("numpy", "scipy", "pandas", "jinja2")
         write_json(output.with_suffix(".json"), describe("qc", inputs=inputs, packages=packages))
         write_text(output, page)

@@ -141,7 +141,7 @@ def run(*, config: Path, dataset: str, receipt: Path, output: Path) -> None:
         Receipt of this stage: tars with their hashes, manifest rows of their samples.
     """
     settings = configuration.load(config).shards
-    study = Study(output.parents[2])
+    study = Study.of(output, "receipts/<dataset>/shard-<chunk>.json")
     made = read_json(receipt)
     folder, chunk = study.shards(dataset), int(made["chunk"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def run(*, config: Path, dataset: str, receipt: Path, output: Path) -> None:
             path = folder / f"chunk-{chunk:02d}-{number:03d}.tar"
             rows += write_tar(path, group)
             packed += [replace(sample, array=NOTHING) for sample in group]
-            tars.append({"path": str(path.relative_to(study.root)), "sha256": sha256(path)})
+            tars.append({"path": study.relative(path), "sha256": sha256(path)})
         kept = {study.root / tar["path"] for tar in tars}
         for stale in set(folder.glob(f"chunk-{chunk:02d}-*.tar")) - kept:
             stale.unlink()

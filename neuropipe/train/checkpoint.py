@@ -10,8 +10,10 @@ import torch
 
 from neuropipe.errors import CheckpointError
 from neuropipe.paths import atomic
+from neuropipe.provenance import read_json, write_json
 
 KEPT = 2
+PARTS = "accumulate.json"
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -55,3 +57,14 @@ def latest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] |
             f"None of the {len(paths)} checkpoints in {folder} can be read; delete the folder to start anew."
         )
     return None
+
+
+def remember_parts(folder: Path, identity: str, n_parts: int) -> None:
+    """Write down in how many parts a batch is to be computed by whoever goes on with this training."""
+    write_json(folder / PARTS, {"identity": identity, "accumulate": n_parts})
+
+
+def parts(folder: Path, identity: str) -> int:
+    """Return in how many parts a batch is to be computed, by what an earlier process found; 1 where none did."""
+    known = read_json(folder / PARTS) if (folder / PARTS).is_file() else {}
+    return known["accumulate"] if known.get("identity") == identity else 1

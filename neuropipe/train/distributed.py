@@ -112,9 +112,38 @@ class Group:
 
 
 def place() -> Group:
-    """Return the processes that ``torchrun`` started, whether they have met or not; alone without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    return Group(int(os.environ["RANK"]), size) if size > 1 else Group()
+    """Return the processes that ``torchrun`` started, whether they have met or not; alone without it.
+
+    A world of one needs nothing else: some schedulers and cloud services set ``WORLD_SIZE=1`` and no more.
+
+    Raises
+    ------
+    NeuropipeError
+        The environment tells of several processes, but not what they need to meet.
+    """
+    size = _number("WORLD_SIZE") or 1
+    if size == 1:
+        return Group()
+    needed = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [name for name in needed if not os.environ.get(name, "").strip()]:
+        raise NeuropipeError(
+            f"WORLD_SIZE={size} says that {size} processes train together, but nothing tells {', '.join(missing)}: "
+            "start them with torchrun or --gpus, or `unset WORLD_SIZE` to train with this process alone."
+        )
+    rank = _number("RANK")
+    if not 0 <= rank < size:
+        raise NeuropipeError(f"RANK: expected 0 to {size - 1}, as WORLD_SIZE={size}; found {rank}. Use torchrun.")
+    return Group(rank, size)
+
+
+def _number(name: str) -> int | None:
+    """Return a whole number out of the environment; None where it is not set, or empty."""
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise NeuropipeError(
+            f"{name}: expected a whole number in the environment, as torchrun sets it; found {text!r}."
+        )
+    return int(text) if text else None
 
 
 def current() -> Group:

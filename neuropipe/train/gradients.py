@@ -52,6 +52,8 @@ class Gradients:
         Copies of a row that the loss makes; see `neuropipe.models.base`.
     n_parts : int
         Parts that this process's people are computed in; doubled whenever memory does not do.
+    remember : callable
+        Told the new number, so that the next process begins with it.
     what : str
         For messages.
     """
@@ -63,6 +65,7 @@ class Gradients:
     compares: bool
     n_copies: int
     n_parts: int
+    remember: Callable[[int], None]
     what: str
 
     def __post_init__(self) -> None:
@@ -74,7 +77,8 @@ class Gradients:
         Raises
         ------
         NeuropipeError
-            Not even one person fits in the memory of the device.
+            Not even one person fits in the memory of the device; or there are several processes, which cannot go back:
+            those that had memory wait inside the losses or norms that all compute together.
         """
         while True:
             self.model.zero_grad(set_to_none=True)
@@ -113,17 +117,19 @@ class Gradients:
     def _halve(self, batch: Batch, error: BaseException) -> None:
         """Compute in parts of half the size from now on."""
         n_mine = batch.n_people // self.group.size
-        if self.group.size > 1:  # the others wait for gradients that will not come
-            raise NeuropipeError(
-                f"{self.what}: process {self.group.rank} of {self.group.size} lacks memory for {n_mine} people. "
-                f"Set accumulate: {2 * self.n_parts} in the recipe, or use more GPUs; the last checkpoint is kept."
-            ) from error
         if self.n_parts >= n_mine:
             raise NeuropipeError(
                 f"{self.what}: not even one person fits in the memory of {batch.device}. Use a smaller model, shorter "
                 "clips, precision: bf16, or another device; the last checkpoint is kept."
             ) from error
-        self.n_parts = min(2 * self.n_parts, n_mine)
+        before, self.n_parts = self.n_parts, min(2 * self.n_parts, n_mine)
+        self.remember(self.n_parts)
+        if self.group.size > 1:
+            raise NeuropipeError(
+                f"{self.what}: process {self.group.rank} of {self.group.size} lacks memory for {-(-n_mine // before)} "
+                f"people at once. Run it again: all processes then go on from the last checkpoint with accumulate: "
+                f"{self.n_parts}. (More GPUs spare that.)"
+            ) from error
         log.warning(
             "%s: out of memory on %s: from now on a batch of %d people is computed in %d parts whose gradients are "
             "added up; the batch stays what it was.",

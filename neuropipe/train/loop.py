@@ -7,9 +7,11 @@ and a run that was killed anywhere goes on exactly as it would have gone.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,9 +28,15 @@ from neuropipe.train.gradients import Gradients, LossOf
 from neuropipe.train.progress import Progress
 from neuropipe.train.recipe import TrainSettings
 
+log = logging.getLogger("neuropipe")
+
 
 class Watch(Protocol):
-    """Looks at the model between steps, and may end the training early; its state is part of every checkpoint."""
+    """Looks at the model between steps, and may end the training early; its state is part of every checkpoint.
+
+    Of several processes each looks for itself and finds the same. The first alone would not be faster, since the others
+    could only wait; and they would wait for its gradients, which fails after some minutes where a probe takes longer.
+    """
 
     @property
     def stopped(self) -> bool:
@@ -112,8 +120,12 @@ def train(
     autocast = torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
     loss_of = loss_of or model.loss
     loss_of = torch.compile(loss_of) if settings.compile else loss_of
-    n_parts = int(rows[-1].get("accumulate", settings.accumulate)) if rows else settings.accumulate
-    gradients = Gradients(model, loss_of, autocast, group, settings.across_processes, spec.n_copies, n_parts, what)
+    n_parts = group.agreed(max(settings.accumulate, checkpoint.parts(folder, identity)))
+    if n_parts > settings.accumulate and group.writes:
+        log.info("%s: a batch is computed in %d parts, as memory did not do before", what, n_parts)
+    remember = partial(checkpoint.remember_parts, folder, identity)
+    shared = group, settings.across_processes, spec.n_copies
+    gradients = Gradients(model, loss_of, autocast, *shared, n_parts, remember, what)
     writer = _tensorboard(tensorboard, begin) if group.writes else None
     progress = Progress(what, settings.n_steps, begin) if group.writes else None
     clock = time.perf_counter()

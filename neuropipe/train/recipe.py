@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +19,7 @@ class TrainSettings(BaseModel):
     """How a model is trained, whatever its family."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    decides_nothing: ClassVar[tuple[str, ...]] = ("needs_gpu", "residence", "log_every", "checkpoint_every")
 
     n_steps: Annotated[int, Field(ge=1)]
     """Optimiser steps."""
@@ -61,6 +62,14 @@ class TrainSettings(BaseModel):
     checkpoint_every: Annotated[int, Field(ge=1)] = 200
     """Steps between two checkpoints; the last two are kept."""
 
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the weights, as JSON: settings that only say where and how to run have their defaults.
+
+        ``compile`` is not one of them: what is compiled rounds, and draws dropout, otherwise.
+        """
+        plain = {name: type(self).model_fields[name].default for name in self.decides_nothing}
+        return self.model_copy(update=plain).model_dump(mode="json")
+
 
 class PretrainSettings(TrainSettings):
     """How a family learns by its own loss: as is said above, and what is said here."""
@@ -78,6 +87,8 @@ class PretrainSettings(TrainSettings):
 
 class FinetuneSettings(TrainSettings):
     """How the whole network is trained for a task: as in ``train``, and what is said here."""
+
+    decides_nothing: ClassVar[tuple[str, ...]] = (*TrainSettings.decides_nothing, "from_scratch")
 
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training people that choose the step and fit the calibration, where the split has no validation

@@ -10,9 +10,13 @@ slurm() {
         *"Invalid job id"*) state= ;;
         *) echo running && return ;;
     esac
-    # squeue forgets a job minutes after its end, accounting does not.
-    [ -n "$state" ] || state=$(sacct -X --noheader --parsable2 --format=State --jobs="$job" 2>/dev/null | head -n 1)
-    case $state in
+    # squeue (like scontrol) forgets a job minutes after its end, accounting does not. Without any, such a job may have
+    # ended well or not: it counts as failed, since doing it once more costs little, and believing it could cost all.
+    [ -n "$state" ] || state=$(sacct -X --noheader --parsable2 --format=State --jobs="$job" 2>&1) || case $state in
+        *"accounting storage is disabled"* | *"not found"*) state= ;;
+        *) echo running && return ;;
+    esac
+    case $(printf '%s\n' "$state" | sed -n '/^sacct: /!{p;q;}') in
         COMPLETED) echo success ;;
         PENDING* | RUNNING* | COMPLETING* | CONFIGURING* | REQUEUE* | RESIZING* | SIGNALING* | STAGE_OUT* | STOPPED* | \
             SUSPENDED* | PREEMPTED*) echo running ;;

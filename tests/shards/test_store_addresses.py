@@ -10,6 +10,7 @@ import pytest
 from neuropipe.data.stream import stream
 from neuropipe.errors import InputError
 from neuropipe.shards.read import Shards
+from neuropipe.shards.remote import Cache
 from neuropipe.shards.stores import Store
 from neuropipe.stages import fetch, publish
 
@@ -52,3 +53,13 @@ def test_a_damaged_header_and_a_doubled_member_are_one_line(toy_shards):
             tar.addfile(tarfile.TarInfo("twice.series.npy"))
     with pytest.raises(InputError, match=r"chunk-00-001\.tar is no whole tar: twice\.series\.npy"):
         list(stream(toy_shards))
+
+
+def test_files_of_others_in_the_cache_are_left_alone(tmp_path):
+    old, mine = tmp_path / f"{64 * 'a'}.part", tmp_path / f"{64 * 'b'}.900.part"
+    others = [tmp_path / name for name in ("holiday.part", "sub-01.tar", f"{64 * 'c'}.x.part", f"{64 * 'd'}.5.tar")]
+    for path in (old, *others):
+        path.write_bytes(bytes(1000))
+    with Cache(tmp_path, limit_gb=1e-6)._room(mine, 900):  # 1000 bytes: no room beside the old part
+        assert not old.exists() and mine.exists()
+    assert all(path.stat().st_size == 1000 for path in others)

@@ -268,7 +268,7 @@ def test_a_part_counts_as_what_it_will_be(toy_shards, web, tmp_path, monkeypatch
     size = int(found.remote.tars["bytes"].max())
     cache = remote.Cache(limit_gb=1.5 * size / 1e9)
     cache.folder.mkdir(parents=True)
-    with cache._room(cache.folder / f"other.{size}.part", size), pytest.raises(remote.CacheFull):
+    with cache._room(cache.folder / f"{64 * 'a'}.{size}.part", size), pytest.raises(remote.CacheFull):
         found.remote.__dict__["cache"] = cache
         found.remote.open(found.manifest["shard"][0], patience_s=0.0)
 

@@ -18,7 +18,7 @@ from neuropipe.hub import finetuned
 from neuropipe.paths import Study
 from neuropipe.provenance import read_json, write_json
 from neuropipe.stages import evaluate, finetune, pretrain, split
-from neuropipe.train import loop
+from neuropipe.train import devices, loop
 
 RECIPE = {
     "family": "toys.correlations",
@@ -130,6 +130,20 @@ def test_finished_networks_are_not_trained_again_and_say_the_same(study, monkeyp
     first = (folder / "predictions.parquet").read_bytes()
     monkeypatch.setattr(loop, "train", lambda *given, **named: pytest.fail("trained again"))
     assert (run(config, tree) / "predictions.parquet").read_bytes() == first
+
+
+def test_where_a_network_is_trained_trains_nothing_anew(study, monkeypatch):
+    config, tree, _ = study
+    elsewhere = {"residence": "mapped", "log_every": 7, "checkpoint_every": 9, "needs_gpu": True}
+    recipe = tree.root / "tiny.yaml"
+    written = recipe.read_text()
+    recipe.write_text(yaml.safe_dump(RECIPE | {"finetune": RECIPE["finetune"] | elsewhere}))
+    monkeypatch.setattr(devices, "check", lambda *given: None)  # as if there were a GPU
+    monkeypatch.setattr(loop, "train", lambda *given, **named: pytest.fail("trained"))
+    try:
+        run(config, tree)
+    finally:
+        recipe.write_text(written)
 
 
 def test_test_people_are_never_touched(tmp_path, study):

@@ -82,6 +82,19 @@ def test_a_stopped_command_says_so_and_goes_on(tmp_path, monkeypatch, capsys, nu
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_paths_may_be_relative_to_any_folder(tmp_path, monkeypatch):
+    config, study = prepared(tmp_path / "a")
+    assert cli.main(pretraining(config, study)) == 0
+    made, embedded = study.model("tiny", 0) / "receipt.json", study.embeddings("tiny", 0) / "receipt.json"
+    embedding = ["embed", "--config", str(config), "--shards", str(study.shards("toy")), "--threads", "1"]
+    assert cli.main([*embedding, "--models", str(made), "--output", str(embedded)]) == 0
+    whole = read_json(made), [entry["folder"] for entry in read_json(embedded)["checkpoints"]]
+    monkeypatch.chdir(made.parent)
+    assert cli.main([*pretraining(config, study)[:-1], "receipt.json"]) == 0
+    assert cli.main([*embedding, "--models", "receipt.json", "--output", str(embedded)]) == 0
+    assert whole == (read_json(made), [entry["folder"] for entry in read_json(embedded)["checkpoints"]])
+
+
 @pytest.mark.slow
 def test_two_processes_write_one_model_that_is_the_same(tmp_path):
     (config, study), (other, whole) = prepared(tmp_path / "a"), prepared(tmp_path / "b")

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from neuropipe import models
-from neuropipe.errors import ConfigError
-from neuropipe.train.distributed import Group
+from neuropipe.errors import ConfigError, NeuropipeError
+from neuropipe.train.distributed import Group, place
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))  # the small models of `test_contract`
 os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # for the server of new processes
@@ -104,3 +104,29 @@ def test_people_that_do_not_divide_are_refused():
     assert Group(1, 4).people(8) == slice(2, 4)
     with pytest.raises(ConfigError, match="A batch of 9 people cannot be shared out evenly to 4 processes"):
         Group(1, 4).people(9)
+
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, Group(1, 2)),
+        ({"RANK": None, "WORLD_SIZE": None}, Group()),
+        ({"RANK": None, "WORLD_SIZE": "1", "MASTER_ADDR": None}, Group()),  # a service that knows one machine
+        ({"RANK": None, "WORLD_SIZE": ""}, Group()),
+        ({"RANK": None}, "WORLD_SIZE=2 says that 2 processes train together, but nothing tells RANK: .*torchrun"),
+        ({"RANK": "0", "MASTER_ADDR": None, "MASTER_PORT": None}, "nothing tells MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "2"}, "RANK: expected 0 to 1, as WORLD_SIZE=2; found 2"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: expected a whole number .*'two'"),
+    ],
+)
+def test_the_place_that_the_environment_tells(monkeypatch, changes, found):
+    for name, value in (TORCHRUN | changes).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    if isinstance(found, Group):
+        assert place() == found
+    else:
+        with pytest.raises(NeuropipeError, match=found):
+            place()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from neuropipe.data.batch import Batch
 from neuropipe.data.chance import Piece
 from neuropipe.data.recordings import Recordings
 from neuropipe.errors import ConfigError, NeuropipeError
-from neuropipe.train import devices, gradients, loop
+from neuropipe.train import checkpoint, devices, gradients, loop
+from neuropipe.train.distributed import Group
 
 
 class Noisy(nn.Module):
@@ -60,6 +63,23 @@ def test_what_was_halved_is_remembered_by_the_next_process(toy_shards, tmp_path)
     (tmp_path / "step-00000006.pt").unlink()
     resumed, rows = trained(toy_shards, tmp_path, most=2, checkpoint_every=2)
     assert resumed.seen == [2, 2, 2, 1] * 2 and rows[-1]["accumulate"] == 4
+
+
+def test_several_processes_agree_on_smaller_parts_when_they_are_started_again(toy_shards, tmp_path, caplog):
+    """Of two processes the second lacks memory; a single one stands for all that go on."""
+    batch = Recordings([toy_shards]).training_batch(SPEC, 12, seed=3, step=0)
+    remember = partial(checkpoint.remember_parts, tmp_path, "x")
+    given = (nullcontext(), Group(1, 2), True, SPEC.n_copies, 1, remember, "tiny main/0")
+    model = Noisy(most=5)
+    with pytest.raises(NeuropipeError, match=r"process 1 of 2 lacks memory for 6 people at once.*accumulate: 2"):
+        gradients.Gradients(model, model.loss, *given).compute(batch, 0, 0.0, False)
+    with caplog.at_level(logging.INFO):
+        resumed, rows = trained(toy_shards, tmp_path, most=4)
+    assert "a batch is computed in 2 parts, as memory did not do before" in caplog.text
+    assert set(resumed.seen) == {4, 3} and {row["accumulate"] for row in rows} == {2}
+    changed, _ = trained(toy_shards, tmp_path / "other")
+    assert set(changed.seen) == {7}
+    assert checkpoint.parts(tmp_path, "another recipe") == 1
 
 
 def test_one_person_that_does_not_fit_is_the_end(toy_shards, tmp_path):

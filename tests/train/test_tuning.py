@@ -170,3 +170,23 @@ def test_bf16_and_accumulated_parts_learn_the_same_effect(tmp_path):
     test, y = cohort(100, "binary", 9)
     readings = read_people(network, test, SPEC, settings())
     assert roc_auc_score([y[p] for p in readings], [r.value for r in readings.values()]) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("change", "decides"),
+    [
+        ({"needs_gpu": True}, False),
+        ({"residence": "mapped"}, False),
+        ({"log_every": 1}, False),
+        ({"checkpoint_every": 1}, False),
+        ({"from_scratch": False}, False),
+        ({"compile": True}, True),
+        ({"accumulate": 2}, True),
+        ({"lr": 1e-3}, True),
+    ],
+)
+def test_which_settings_decide_the_weights(change, decides):
+    plain = FinetuneSettings(n_steps=1, batch_size=2, lr=1e-2)
+    changed = plain.model_copy(update=change)
+    assert (changed.decisive() != plain.decisive()) == decides
+    assert plain.decisive() == plain.model_dump(mode="json"), "networks of today would be trained anew"

@@ -12,6 +12,8 @@ import yaml
 PROFILE = Path(__file__).resolve().parents[2] / "profiles" / "cluster-generic"
 QUEUE_UNREACHABLE = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
 QUEUE_FORGOT = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+NO_ACCOUNTING = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+ACCOUNTING_UNREACHABLE = "echo 'sacct: error: Problem talking to the database: Connection refused' >&2; exit 1"
 SGE_GONE = "echo 'Following jobs do not exist: 7' >&2; exit 1"
 CASES = [
     ("slurm", {"squeue": "echo RUNNING"}, "running"),
@@ -20,7 +22,14 @@ CASES = [
     ("slurm", {"squeue": "echo PREEMPTED"}, "running"),
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "echo COMPLETED"}, "success"),
     ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "echo 'CANCELLED by 0'"}, "failed"),
-    ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "exit 1"}, "failed"),
+    (
+        "slurm",
+        {"squeue": QUEUE_FORGOT, "sacct": "echo 'sacct: x' >&2; echo COMPLETED; echo COMPLETED"},
+        "success",
+    ),
+    ("slurm", {"squeue": QUEUE_FORGOT, "sacct": "true"}, "failed"),
+    ("slurm", {"squeue": QUEUE_FORGOT, "sacct": NO_ACCOUNTING}, "failed"),
+    ("slurm", {"squeue": QUEUE_FORGOT, "sacct": ACCOUNTING_UNREACHABLE}, "running"),
     ("slurm", {"squeue": QUEUE_UNREACHABLE}, "running"),
     ("pbs", {"qstat": "echo 'Job Id: 7.server'; echo '    job_state = R'"}, "running"),
     ("pbs", {"qstat": "echo '    job_state = F'; echo '    Exit_status = 0'"}, "success"),
