@@ -98,13 +98,10 @@ def _train(
     form = {"labels": config.labels(), "slices": slicing, "mixture": chosen.train.mixture}
     learners, held = _sides(run, datasets, chosen.train.validation, facts["same_people"], seed)
     source = open_source(datasets, learners, *place, **form)
-    left_out = {"finetune": True, "train": {"needs_gpu"}}
-    settings, data = chosen.model_dump(mode="json", exclude=left_out), _data_hash(source)
-    decisive = settings | {"train": chosen.train.decisive()}
-    identity, earlier = (hash_json([STAGE_VERSIONS["pretrain"], part, data, seed]) for part in (decisive, settings))
-    folder = root / run.folder
-    # Models of before `decisive` are known by all their settings; they are as good.
-    if group.agreed(_is_done(folder, identity) or _is_done(folder, earlier)):
+    settings = chosen.model_dump(mode="json", exclude={"finetune", "train"}) | {"train": chosen.train.decisive()}
+    data, folder = _data_hash(source), root / run.folder
+    identity = hash_json([STAGE_VERSIONS["pretrain"], settings, data, seed])
+    if group.agreed(_is_done(folder, identity)):
         log.info("pretrain %s: already done", folder)
         return
     if group.writes:
