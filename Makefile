@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(abspath $(VENV))/bin
 STUDY  := results/demo
+# The demo's networks are too small to use a second core: without a GPU, as many as there are cores train side by side.
+CORES  := $(shell getconf _NPROCESSORS_ONLN)
+ABREAST := $(if $(shell command -v nvidia-smi 2>/dev/null),,\
+  --resources gpu=$(CORES) --set-threads pretrain=1 embed=1 finetune=1 decode=1)
 
 .PHONY: help setup demo test test-all test-slurm lint schemas bench clean
 
@@ -26,7 +30,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 demo: setup      ## simulate the demo study and run the whole line on it
 	$(BIN)/neuropipe demo --output $(STUDY)/study
-	$(BIN)/snakemake --cores all
+	$(BIN)/snakemake --cores all $(ABREAST)
 	@echo "The report: $(abspath $(STUDY))/report/index.html"
 
 test: setup      ## the fast tests

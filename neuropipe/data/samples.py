@@ -115,7 +115,8 @@ class Samples:
         else:
             people = order.batch_people(self.n_people, batch_size, seed, step)
         rng = order.step_rng(seed, step)
-        return np.array([rng.choice(self.of_person[person]) for person in people]), rng
+        of_person = [self.of_person[person] for person in people]
+        return np.array([rows[rng.integers(len(rows))] for rows in of_person]), rng
 
 
 class Decoder:

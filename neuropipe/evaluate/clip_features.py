@@ -17,6 +17,7 @@ from neuropipe.models.base import ClipSpec
 
 MOST_ROWS = 64  # clips that go through a network at once
 FEWEST_SAMPLES = 3  # of a correlation
+PLACE = ("source", "position", "first_sample", "n_samples")  # where a clip lies
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,8 @@ class Clip:
 
 def read_clip(trials: Trials, i: int) -> Clip:
     """Return clip `i` out of its memory-mapped recording, float32; censored samples are marked."""
-    row = trials.table.iloc[i]
-    source, position, first, n = trials.sources[row["source"]], row["position"], row["first_sample"], row["n_samples"]
+    number, position, first, n = (trials.table[name].iat[i] for name in PLACE)
+    source = trials.sources[number]
     valid = ~np.isin(np.arange(first, first + n), source.censored(position))
     series = np.asarray(source.series(position)[first : first + n], dtype=np.float32)
     return Clip(series, valid, source.valid_regions(position))

@@ -344,13 +344,23 @@ def join(window: Window, pairs: Pairs, lead: int = 0, rows: Tensor | None = None
     attend = held & valid[row, column]
     separator = (place_of == SEPARATOR) | (place_of == END)
     return Joined(
-        series=series[row, column].mul_(attend[:, :, None]),
+        series=gathered(series, row, column, attend),
         attend=attend,
         time_s=(time_s[row, within] * held).masked_fill(separator, NO_TIME),
         region=region.new_ones(1, 1, 1) if throughout(region) else region[row],
         place_of=place_of,
         order=(place - (place > first).long()).clamp(0, n_samples - 1),
     )
+
+
+def gathered(series: Tensor, row: Tensor, column: Tensor, held: Tensor) -> Tensor:
+    """Return ``series[row, column]`` (batch, place, region), zero where `held` (batch, place) is False.
+
+    Every place is the weighted sum of one sample, which torch gathers and weighs in one pass over the memory.
+    """
+    samples, place = series.flatten(0, 1), row * series.shape[1] + column
+    weight = held.to(series.dtype).view(-1, 1)
+    return F.embedding_bag(place.view(-1, 1), samples, per_sample_weights=weight, mode="sum").view(*place.shape, -1)
 
 
 def after_one(x: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def by_scikit_learn(binary, x, y, other, inner):
     def fitted(rows, strength):
         penalty = strength * size * rows.sum()
         if binary:
-            return LogisticRegression(C=1 / penalty, tol=1e-10, max_iter=10_000).fit(x[rows], y[rows])
+            return LogisticRegression(C=1 / penalty, tol=1e-10, solver="newton-cholesky").fit(x[rows], y[rows])
         return Ridge(alpha=penalty).fit(x[rows], y[rows])
 
     def loss(strength):

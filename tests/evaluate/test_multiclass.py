@@ -75,12 +75,12 @@ def test_logistic_is_scikit_learns_with_the_choice_inside(asked):
     inner = inner_folds(question.people, fold.train, 0)
     n_inner = len(fold.train) * 0.8
     search = GridSearchCV(
-        LogisticRegression(tol=1e-8, max_iter=5000), {"C": 1 / (np.array(linear.STRENGTHS) * n_inner)},
+        LogisticRegression(tol=1e-8, solver="newton-cholesky"), {"C": 1 / (np.array(linear.STRENGTHS) * n_inner)},
         scoring="neg_log_loss", cv=PredefinedSplit(inner),
     ).fit(x[fold.train], question.target.y[fold.train])  # fmt: skip
     strength = 1 / search.best_params_["C"] / n_inner
     assert found.choices.loc[found.choices["chosen"], "strength"].item() == pytest.approx(strength)
-    model = LogisticRegression(C=1 / (strength * len(fold.train)), tol=1e-8, max_iter=5000)
+    model = LogisticRegression(C=1 / (strength * len(fold.train)), tol=1e-8, solver="newton-cholesky")
     expected = model.fit(x[fold.train], question.target.y[fold.train]).predict_proba(x[fold.test])
     rows = found.predictions
     np.testing.assert_allclose(np.stack(rows["probability"].to_list()), expected, atol=2e-3)

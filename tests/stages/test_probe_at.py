@@ -60,7 +60,7 @@ def _loss(values, y, rows, folds, held, strength) -> float:
 
 def fitted(values, y, train, strength, rows) -> np.ndarray:
     """Return scikit-learn's probabilities with the penalty that our strength means."""
-    model = LogisticRegression(C=1 / (strength * len(train)), tol=1e-8, max_iter=5000)
+    model = LogisticRegression(C=1 / (strength * len(train)), tol=1e-8, solver="newton-cholesky")
     return model.fit(values[train], y[train]).predict_proba(values[rows])[:, 1]
 
 

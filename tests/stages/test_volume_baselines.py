@@ -22,7 +22,7 @@ SECTIONS = {
         "age": {"target": "age", "kind": "regression", **TASK},
         "old": {"target": "old", "kind": "binary", "positive": "yes", **TASK},
     },
-    "evaluate": {"bootstrap": 200, "permutations": 60},
+    "evaluate": {"bootstrap": 200, "permutations": 60, "learning_curve_draws": 2},
 }
 
 
