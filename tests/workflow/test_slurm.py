@@ -67,10 +67,15 @@ def make_study(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    """Start snakemake, its words going to ``snakemake.out``."""
+    """Start snakemake, its words going to ``snakemake.out``; it hears Ctrl-C also where these tests do not."""
     with open(folder / "snakemake.out", "ab") as log:
         return subprocess.Popen(
-            [SNAKEMAKE, *arguments], cwd=folder, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            [SNAKEMAKE, *arguments],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
