@@ -76,7 +76,7 @@ def verdict(board: Board) -> Verdict:
     model = board.best("model")
     if model is None:
         return _without_model(board)
-    reference, random = board.twin(model, "reference"), board.twin(model, "random")
+    reference, random = board.twin(model, "reference"), _unlearned(board, model)
     details = [_against_chance(model), *_against_mean(board, model), *_chosen(board, model)]
     if model.n_seen > 0:
         details.insert(0, f"Pretraining saw {model.n_seen:.0f} test people: this says nothing about new people.")
@@ -191,6 +191,12 @@ def _against_mean(board: Board, model: Entry) -> list[str]:
     return [f"{model.system.label} {says}: {values}; {_difference(board, difference)}."]
 
 
+def _unlearned(board: Board, model: Entry) -> Entry | None:
+    """Return the same network without pretraining; of one trained for the task, the one trained from scratch."""
+    scratch = board.twin(model, "scratch") if model.system.readout == "finetune" else None
+    return scratch or board.twin(model, "random")
+
+
 def _against_random(board: Board, model: Entry, random: Entry) -> str:
     difference = board.difference(model, random)
     values = f"{amount(model.value, board.metric)} against {amount(random.value, board.metric)}"
@@ -204,7 +210,8 @@ def _against_random(board: Board, model: Entry, random: Entry) -> str:
     else:
         gain = board.gain(difference.value)
         says = "Pretrained weights score higher than random ones" if gain > 0 else "Random weights score no lower"
-    return f"{says}: {values} with random weights; {change}."
+    how = "from scratch" if random.system.role == "scratch" else "with random weights"
+    return f"{says}: {values} {how}; {change}."
 
 
 def _confounds(board: Board, model: Entry) -> list[str]:

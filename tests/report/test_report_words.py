@@ -50,6 +50,16 @@ def test_the_headline_follows_the_interval_of_the_difference(metric, model, fc, 
     assert verdict.tone == tone
 
 
+def test_a_network_trained_for_the_task_is_compared_with_itself_from_scratch() -> None:
+    model = entry("b", 0.8, "finetune")
+    model = replace(model, differences={"b (from scratch)": Difference(0.2, 0.1, 0.3, math.nan)})
+    others = entry("b (random weights)", 0.7), entry("a (from scratch)", 0.75, "finetune")
+    own = entry("b (from scratch)", 0.6, "finetune")
+    details = " ".join(words.verdict(board("auroc", model, *others, own)).details)
+    assert "Pretraining helped: 0.800 against 0.600 from scratch" in details
+    assert "0.700 with random weights" in " ".join(words.verdict(board("auroc", model, *others[:1])).details)
+
+
 @pytest.mark.parametrize(
     ("p", "says"), [(0.005, "above chance"), (0.2, "not distinguishable"), (math.nan, "not tested")]
 )
