@@ -147,39 +147,40 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Dataset:
+        if self.fetched:
+            return self._fits_shards()
+        if given := [key for key in ("holds", "clips") if key in self.model_fields_set]:
+            raise ValueError(f"{', '.join(given)} is for kind shards, not for {self.kind}")
         if self.kind in ("xcpd", "giga_connectome") and len(self.atlas_ids) != 1:
             raise ValueError(
                 f"kind {self.kind} needs atlas: the one of its atlases that is meant (4S456Parcels, tian-s3)"
             )
         given = [key for key in ("atlas", "regions", "t_r", "as_is") if getattr(self, key) is not None]
-        if given and not (self.ready_made or self.fetched):
+        if given and not self.ready_made:
             raise ValueError(
                 f"{', '.join(given)} is for ready-made series ({', '.join(READY_MADE)}), not for {self.kind}"
             )
-        if self.map is not None and (self.kind not in (*ANATOMY, "fmriprep", "shards") or self.content != "volume"):
+        if self.map is not None and self.kind not in (*ANATOMY, "fmriprep"):
             raise ValueError(f"map is for anatomy ({', '.join(ANATOMY)}, fmriprep), not for {self.kind}")
-        if self.table is not None and self.kind not in ("images", "shards"):
+        if self.table is not None and self.kind != "images":
             raise ValueError(f"table is for kind images, not for {self.kind}")
         if self.kind == "openbhb" and self.map not in (None, "gm"):
             raise ValueError(f"OpenBHB's maps are of grey matter; write map: gm, found {self.map}")
-        if self.space is not None and not self.fetched and (self.content != "volume" or self.kind == "fmriprep"):
+        if self.space is not None and (self.content != "volume" or self.kind == "fmriprep"):
             raise ValueError(
                 f"space is for maps whose names do not say it ({', '.join(ANATOMY)}), not for {self.kind}; "
                 "select: {space: ...} chooses images"
             )
-        if self.content != "series" and self.events is not None and not self.fetched:
+        if self.content != "series" and self.events is not None:
             raise ValueError(f"events label windows of series; a dataset of kind {self.kind} has none")
         return self
 
-    @model_validator(mode="after")
     def _fits_shards(self) -> Dataset:
-        if not self.fetched:
-            if given := [key for key in ("holds", "clips") if key in self.model_fields_set]:
-                raise ValueError(f"{', '.join(given)} is for kind shards, not for {self.kind}")
-            return self
         own = ("select", "n_chunks", "space", "table", "atlas", "regions", "t_r", "as_is", "events")
         if given := [key for key in own if key in self.model_fields_set]:
             raise ValueError(f"shards are used as they were published; leave out {', '.join(given)}")
+        if self.map is not None and self.content != "volume":
+            raise ValueError(f"map is for anatomy; these shards hold: {self.content}")
         if self.clips and self.content != "series":
             raise ValueError(f"clips are windows of series; these shards hold: {self.content}")
         return self
