@@ -5,6 +5,8 @@ Which clips are cut does not depend on where the recordings lie.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
@@ -87,19 +89,22 @@ class Recordings(Samples):
         )
 
     @cached_property
-    def _arrays(self) -> list[np.ndarray]:
-        """All recordings as they lie in their shards, views of memory maps."""
-        return [np.asarray(self.stored(i)) for i in self]
+    def _arrays(self) -> list[Tensor]:
+        """All recordings as they lie in their shards, views of memory maps, which nothing writes to."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return [torch.from_numpy(np.asarray(self.stored(i))) for i in self]
 
     def _mapped(self, chosen: np.ndarray, starts: np.ndarray, n_samples: int) -> Tensor:
-        """Return clips (clip, time, region) out of the memory maps, of the type in which they are stored."""
-        dtype = np.result_type(*{self._arrays[i].dtype for i in chosen})
-        clips = np.empty((len(chosen), n_samples, len(self.regions)), dtype)
+        """Return clips (clip, time, region) out of the memory maps: as stored for a GPU, else float32 in one pass."""
+        stored = {self._arrays[i].dtype for i in chosen}
+        dtype = torch.float32 if self.device.type == "cpu" else functools.reduce(torch.promote_types, stored)
+        clips = torch.empty((len(chosen), n_samples, len(self.regions)), dtype=dtype)
         for clip, i, start in zip(clips, chosen, starts, strict=True):
             held = self._arrays[i][start : start + n_samples]
             clip[: len(held)] = held
             clip[len(held) :] = 0
-        return torch.from_numpy(clips)
+        return clips
 
     def training_batch(self, spec: ClipSpec, batch_size: int, seed: int, step: int) -> Batch:
         """Return the batch of `step`: `spec.n_views` clips of one recording of each of its people."""
