@@ -31,7 +31,7 @@ from neuropipe.paths import write_if_changed, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS_PER_CHUNK = 100
-SIZES, SMALL_SIZES = (100, 1000, 10_000, 100_000), (20, 40)
+SIZES, SMALL_SIZES = (100, 1000, 10_000, 100_000), (20,)
 LARGEST_FULL = 10_000  # runs of which every job is run; of more only the graph is made
 NEW = 100  # subjects that come later
 STAND_IN = """\
@@ -167,7 +167,7 @@ def measured(folder: Path, n_runs: int, repeats: int, new: int) -> dict[str, flo
 def main() -> None:
     """Measure every size and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="two small studies")
+    parser.add_argument("--small", action="store_true", help="one small study, to test the script")
     parser.add_argument("--repeats", type=int, default=3, help="of the dry run, of which the median is taken")
     arguments = parser.parse_args()
     sizes, figures = (SMALL_SIZES, {}) if arguments.small else (SIZES, {})

@@ -91,7 +91,11 @@ def ordered_units(people: People, stratify: list[str], rng: np.random.Generator)
     strata = list(units)  # dataset, site, and what the split asks for
     units["stratum"] = units.groupby(strata, dropna=False).ngroup()
     units["n"] = keys.groupby("person")["individual"].nunique()
-    units["datasets"] = keys.groupby("person")["dataset"].agg(frozenset)
+    pairs = keys[["person", "dataset"]].drop_duplicates()
+    datasets: dict[str, set[str]] = {person: set() for person in units.index}
+    for person, dataset in zip(pairs["person"], pairs["dataset"], strict=True):
+        datasets[person].add(dataset)
+    units["datasets"] = [frozenset(datasets[person]) for person in units.index]
     units["draw"] = rng.permutation(len(units))
     return units.sort_values([*strata, "draw"]).reset_index()[["person", "dataset", "datasets", "n", "stratum"]]
 
