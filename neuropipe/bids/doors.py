@@ -12,6 +12,7 @@ Maps of anatomy and slices have their own: `anatomy`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +35,7 @@ from neuropipe.bids.index import Found
 from neuropipe.bids.ready import Ready, Search
 from neuropipe.config import Dataset, expand
 from neuropipe.errors import InputError
-from neuropipe.signals.atlases import regions_of_series
+from neuropipe.signals.atlases import regions_of_columns, regions_of_series
 from neuropipe.signals.regions import Regions
 
 DOORS = {"series": series, "xcpd": xcpd, "giga_connectome": giga, "tars": tars, "hdf5": hdf5}
@@ -86,28 +87,35 @@ def find(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Fo
     """Find the runs of a dataset of ready-made series, or of anatomy."""
     if section.stage == "volumes":
         return anatomy.find(section, dataset, path, people)
+    search = _search(section, dataset, path, people)
+    if section.kind == "hdf5":
+        return hdf5.find(path, search, regions(section).atlases)
+    found = DOORS[section.kind].find(path, search)
+    if section.kind == "xcpd" or (_columns_name_regions(section) and found.runs):
+        regions(section)  # what is missing is told before anything is computed
+    return found
+
+
+def _search(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Search:
     select = entities.normalise_select(section.select)
     if section.kind == "xcpd":
         select["segmentation"] = _xcpd_atlas(section)
         select.pop("atlas", None)
-    search = Search.of(series.data_root(path), dataset, select, people, section.t_r, section.n_chunks)
-    if section.kind == "hdf5":
-        return hdf5.find(path, search, regions(section).atlases)
-    found = DOORS[section.kind].find(path, search)
-    if section.kind == "xcpd":
-        regions(section)  # a missing table is told before anything is computed
-    return found
+    return Search.of(series.data_root(path), dataset, select, people, section.t_r, section.n_chunks)
 
 
 def read(section: Dataset, regions: Regions, root: Path, row: Mapping[str, str]) -> Ready:
     """Read one run of the manifest."""
     if section.kind == "hdf5":
         return hdf5.read(root, row, regions.atlases)
-    return DOORS[section.kind].read(root, row)
+    ready = DOORS[section.kind].read(root, row)
+    return replace(ready, named=True) if _columns_name_regions(section) else ready
 
 
 def regions(section: Dataset) -> Regions:
     """Return what the columns are: the configured table, the data's own, or a catalogue atlas's numbered regions.
+
+    Of tables without either, the columns' names are the regions; `signals.atlases.regions_of_columns`.
 
     Raises
     ------
@@ -121,10 +129,18 @@ def regions(section: Dataset) -> Regions:
         beside = root / "regions.tsv"  # shards and dataset.h5 of this program
         if beside.is_file():
             return Regions.read(beside)
+    if _columns_name_regions(section):
+        search = _search(section, "", Path(expand(section.path)), people(section)[0])
+        return regions_of_columns(*series.columns(root, search))
     if section.regions is not None or len(section.atlas_ids) < 2:
         return regions_of_series(section.atlas_ids[0] if section.atlas_ids else None, section.regions)
     parts = pd.concat([regions_of_series(atlas, None).table for atlas in section.atlas_ids], ignore_index=True)
     return Regions(parts.assign(index=range(len(parts))))
+
+
+def _columns_name_regions(section: Dataset) -> bool:
+    """Return whether nothing but the header of tables says what the columns are."""
+    return section.kind == "series" and section.regions is None and not section.atlas_ids
 
 
 def _xcpd_atlas(section: Dataset) -> str:

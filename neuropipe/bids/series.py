@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from neuropipe.bids import entities, participants
@@ -89,25 +89,46 @@ def _tables(root: Path) -> Iterable[str]:
 
 
 def _find_tables(root: Path, search: Search) -> Found:
+    found, files, owners = Found(), {}, {}
+    for path, whose in _owned(root, search):
+        name = path.rpartition("/")[2]
+        bids = "sub" in entities.split_name(name)[0]
+        if isinstance(whose, RunExcluded):
+            someone = f"sub-{entities.parse(path)['subject']}" if bids else "n/a"
+            found.excluded.append(search.exclusion(someone, "n/a", path, whose))
+            continue
+        run_id = entities.run_key(name) if bids else whose["participant_id"]
+        files.setdefault(run_id, []).append((whose["participant_id"], path))
+        owners[path] = whose
+    settle(found, search, files, lambda run_id, path: _table_row(search, run_id, path, owners[path]))
+    return found
+
+
+def _owned(root: Path, search: Search) -> Iterator[tuple[str, dict[str, str] | RunExcluded]]:
+    """Yield the tables that are wanted, each with the person whose series it holds, or why there is none."""
     persons = search.persons
     by_file = {person["file_id"]: person for person in persons.values() if person.get("file_id", "n/a") != "n/a"}
-    found, files = Found(), {}
     for path in _tables(root):
         name = path.rpartition("/")[2]
         bids = "sub" in entities.split_name(name)[0]
         parsed = entities.parse(path) if bids else {}
         if bids and not entities.matches(parsed, search.wanted):
             continue
-        someone = f"sub-{parsed['subject']}" if bids else "n/a"
         try:
-            person = owner(persons, someone, name) if bids else _owner(name, persons, by_file)
-            run_id = entities.run_key(name) if bids else person["participant_id"]
-            files.setdefault(run_id, []).append((person["participant_id"], path))
+            yield path, owner(persons, f"sub-{parsed['subject']}", name) if bids else _owner(name, persons, by_file)
         except RunExcluded as reason:
-            found.excluded.append(search.exclusion(someone, "n/a", path, reason))
-    owners = {path: persons[person] for candidates in files.values() for person, path in candidates}
-    settle(found, search, files, lambda run_id, path: _table_row(search, run_id, path, owners[path]))
-    return found
+            yield path, reason
+
+
+def columns(root: Path, search: Search) -> tuple[list[str], str]:
+    """Return the names in the header of the first table that can be read, and its path; no names where it has none."""
+    for path, whose in _owned(root, search) if root.is_dir() and not (root / BANK).is_file() else ():
+        try:
+            if not isinstance(whose, RunExcluded):
+                return read_table(root / path)[1], path
+        except RunExcluded:
+            continue
+    return [], str(root)
 
 
 def _owner(name: str, persons: Mapping[str, dict[str, str]], by_file: Mapping[str, dict[str, str]]) -> dict[str, str]:

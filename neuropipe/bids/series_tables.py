@@ -69,6 +69,8 @@ def _read_text(path: Path) -> tuple[np.ndarray, list[str]]:
     rows = [[_number(cell) for cell in line.strip("\n").split(separator)] for line in body if line.strip()]
     if len({len(row) for row in rows}) > 1:
         raise ValueError(f"its lines have {sorted({len(row) for row in rows})} values")
+    if names and rows and len(rows[0]) != len(names):  # R writes row names without a name for their column
+        raise ValueError(f"its header has {len(names)} names, its lines have {len(rows[0])} values")
     return np.array(rows, dtype=np.float64), names
 
 

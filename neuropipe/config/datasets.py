@@ -100,7 +100,7 @@ class Dataset(Section):
     """Ready-made series: id of the atlas that the columns come from, or ids in the order in which they are joined."""
     regions: str | None = None
     """Ready-made series: tsv that describes the columns (as an atlas table); default: the data's own table where
-    they have one, else numbered regions."""
+    they have one, else the atlas's numbered regions, else the names of a table's columns."""
     t_r: Annotated[float, Field(gt=0)] | None = None
     """Ready-made series: repetition time in s where neither the data nor a participants column ``t_r`` gives it."""
     as_is: bool | None = None

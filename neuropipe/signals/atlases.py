@@ -7,6 +7,7 @@ on the grid of each run.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,3 +266,42 @@ def regions_of_series(atlas: str | None, table: str | None) -> Regions:
             "so that its columns have names."
         )
     return Regions.plain(name, entry(name).n_regions)
+
+
+def regions_of_columns(names: Sequence[str], source: str) -> Regions:
+    """Return the regions of tables of which nothing is known but the names of their columns.
+
+    Parameters
+    ----------
+    names : sequence of str
+        In order. Whole numbers are labels.
+    source : str
+        Where they were read, for messages.
+
+    Returns
+    -------
+    Regions
+        Of an atlas whose id stands for exactly these names in this order; networks and hemispheres as in Schaefer's.
+
+    Raises
+    ------
+    AtlasError
+        There are none, one is empty, or two are the same.
+    """
+    if not names:
+        raise AtlasError(
+            f"The columns in {source} have no names: a dataset of kind series then needs atlas: <catalogue id> (see "
+            "neuropipe atlas list) or regions: <tsv>, or tables whose first line names their columns."
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or "" in names:
+        found = f"{', '.join(twice[:5])} more than once" if any(twice) else f"none in column {names.index('') + 1}"
+        raise AtlasError(
+            f"{source}: expected a name of its own for every column, found {found}. Write tables without an index, "
+            "rename columns, or set atlas: or regions: of the dataset."
+        )
+    labels = [int(name) for name in names if name.isdecimal()]
+    numbers = labels if len(set(labels)) == len(names) else range(1, len(names) + 1)
+    atlas = "columns-" + hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+    table = tables.of_labels(atlas, dict(zip(numbers, names, strict=True)))
+    return Regions(table.assign(index=np.arange(len(table)))[COLUMNS])
