@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from neuropipe.bids import entities, participants
@@ -18,6 +19,7 @@ TABLE_EXTENSIONS = (".1D", ".tsv", ".csv", ".npy")
 # Tables that lie beside series and hold something else.
 OTHER_TABLES = ("participants", "phenotypic", "sessions", "scans", "regions", "events")
 SKIPPED_FOLDERS = ("figures", "log", "logs", "code", "sourcedata")
+SUFFIX = "timeseries"  # of BIDS names
 ENTITIES = ("session", "task", "run", "space")
 ONE_FILE = (".npz", ".h5", ".hdf5", ".tar")
 
@@ -77,52 +79,66 @@ def _find_in_bank(bank: Path, search: Search) -> Found:
     return found
 
 
-def _tables(root: Path) -> Iterable[str]:
-    """Yield the paths, relative to `root`, of everything that may be a table of series."""
+def _tables(root: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the path below `root` of everything that may be a table of series, and its BIDS entities, if any."""
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in SKIPPED_FOLDERS)
         for name in sorted(names):
             if name.endswith(TABLE_EXTENSIONS) and not name.startswith((".", *OTHER_TABLES)):
-                pairs, suffix, _ = entities.split_name(name)
-                if "sub" not in pairs or (suffix == "timeseries" and pairs.get("desc") != "confounds"):
-                    yield os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+                path = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+                yield path, entities.parse(path) if "sub" in entities.split_name(name)[0] else {}
 
 
 def _find_tables(root: Path, search: Search) -> Found:
     found, files, owners = Found(), {}, {}
-    for path, whose in _owned(root, search):
-        name = path.rpartition("/")[2]
-        bids = "sub" in entities.split_name(name)[0]
+    for path, parsed, whose in _owned(root, search):
         if isinstance(whose, RunExcluded):
-            someone = f"sub-{entities.parse(path)['subject']}" if bids else "n/a"
+            someone = f"sub-{parsed['subject']}" if parsed else "n/a"
             found.excluded.append(search.exclusion(someone, "n/a", path, whose))
             continue
-        run_id = entities.run_key(name) if bids else whose["participant_id"]
+        run_id = entities.run_key(path.rpartition("/")[2]) if parsed else whose["participant_id"]
         files.setdefault(run_id, []).append((whose["participant_id"], path))
         owners[path] = whose
+    if not files:
+        _say_what_there_is(root, search)
     settle(found, search, files, lambda run_id, path: _table_row(search, run_id, path, owners[path]))
     return found
 
 
-def _owned(root: Path, search: Search) -> Iterator[tuple[str, dict[str, str] | RunExcluded]]:
-    """Yield the tables that are wanted, each with the person whose series it holds, or why there is none."""
-    persons = search.persons
+def _owned(root: Path, search: Search) -> Iterator[tuple[str, dict[str, str], dict[str, str] | RunExcluded]]:
+    """Yield the tables that are wanted: path, BIDS entities, and whose series it holds, or why these are nobody's.
+
+    Of tables with BIDS names those of suffix ``timeseries`` are wanted, confounds left out; a selection may say else.
+    """
+    persons, wanted = search.persons, {"suffix": SUFFIX} | search.wanted
     by_file = {person["file_id"]: person for person in persons.values() if person.get("file_id", "n/a") != "n/a"}
-    for path in _tables(root):
-        name = path.rpartition("/")[2]
-        bids = "sub" in entities.split_name(name)[0]
-        parsed = entities.parse(path) if bids else {}
-        if bids and not entities.matches(parsed, search.wanted):
+    for path, parsed in _tables(root):
+        is_confounds = parsed.get("desc") == "confounds" and "desc" not in wanted
+        if parsed and (is_confounds or not entities.matches(parsed, wanted)):
             continue
+        name = path.rpartition("/")[2]
         try:
-            yield path, owner(persons, f"sub-{parsed['subject']}", name) if bids else _owner(name, persons, by_file)
+            whose = owner(persons, f"sub-{parsed['subject']}", name) if parsed else _owner(name, persons, by_file)
+            yield path, parsed, whose
         except RunExcluded as reason:
-            yield path, reason
+            yield path, parsed, reason
+
+
+def _say_what_there_is(root: Path, search: Search) -> None:
+    """Raise where tables have BIDS names, but none has the wanted suffix."""
+    suffixes = Counter(parsed["suffix"] for _, parsed in _tables(root) if parsed)
+    wanted = search.wanted.get("suffix", SUFFIX)
+    if suffixes and not any(entities.matches({"suffix": suffix}, {"suffix": wanted}) for suffix in suffixes):
+        listed = ", ".join(f"*_{suffix} ({n})" for suffix, n in suffixes.most_common(5))
+        raise InputError(
+            f"{root}: expected tables sub-*_{wanted}, found {listed}. Name the ones that hold series by their suffix, "
+            f"datasets.{search.dataset}.select: {{suffix: {suffixes.most_common(1)[0][0]}}}, or rename them."
+        )
 
 
 def columns(root: Path, search: Search) -> tuple[list[str], str]:
     """Return the names in the header of the first table that can be read, and its path; no names where it has none."""
-    for path, whose in _owned(root, search) if root.is_dir() and not (root / BANK).is_file() else ():
+    for path, _, whose in _owned(root, search) if root.is_dir() and not (root / BANK).is_file() else ():
         try:
             if not isinstance(whose, RunExcluded):
                 return read_table(root / path)[1], path

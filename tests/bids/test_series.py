@@ -171,6 +171,19 @@ def test_tables_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert reasons(found(tmp_path, people("1", "2"))) == {"1.csv": "damaged table", "2.csv": "not fetched"}
 
 
+def test_tables_of_another_suffix_are_named_and_can_be_selected(tmp_path: Path) -> None:
+    for name in ("sub-1_ts.tsv", "sub-2_task-rest_ts.tsv", "sub-2_task-rest_events.tsv"):
+        (tmp_path / name).write_text("a\tb\tc\n" + lines(VALUES, "\t"))
+    with pytest.raises(
+        InputError, match=r"expected tables sub-\*_timeseries, found \*_ts \(2\), \*_events .*suffix: ts"
+    ):
+        found(tmp_path, people("1", "2"))
+    result = found(tmp_path, people("1", "2"), {"suffix": "ts"})
+    assert [row["run_id"] for row in result.runs] == ["sub-1", "sub-2_task-rest"] and not result.excluded
+    (tmp_path / "sub-2_task-rest_timeseries.tsv").write_text("a\tb\tc\n" + lines(VALUES, "\t"))
+    assert [row["run_id"] for row in found(tmp_path, people("1", "2")).runs] == ["sub-2_task-rest"]
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected a folder of tables or a bank series\.npz"):
         found(tmp_path / "nowhere", people("1"))
