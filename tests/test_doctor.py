@@ -1,5 +1,6 @@
 """The doctor finds each problem that is put before it, and says what to do about it."""
 
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -109,6 +110,50 @@ def test_a_selection_that_nothing_fits(study):
 def test_people_without_the_target_of_a_task(study):
     _edit(study, "target: diagnosis", "target: diagnoses")
     assert "['diagnoses']" in _problem(doctor.run(config=None), "people small").remedy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name", "words"),
+    [
+        ("positive: patient", "positive: case", "task diagnosis", "the positive value 'case'; found control"),
+        ("kind: binary, positive: patient", "kind: regression", "task diagnosis", "Expected numbers"),
+        (
+            "split: main}",
+            "split: main, confounds: [agee]}",
+            "task diagnosis",
+            "tasks.diagnosis.confounds: .* 'age'?",
+        ),
+        ("split: main}", "split: main, confounds: [tiv_ml]}", "task diagnosis", "'tiv_ml' is not known"),
+        ("test: 0.3}", "test: 0.3, stratify: [sitee]}", "task diagnosis", "splits.main: No .*Did you mean 'site'?"),
+        (
+            "select: {",
+            "roles: {site: centre}\n    select: {",
+            "roles small",
+            r"lacks \(site: centre\); found",
+        ),
+    ],
+)
+def test_what_people_cannot_answer_is_said_before_anything_runs(study, old, new, name, words):
+    _edit(study, old, new)
+    assert re.search(words, _problem(doctor.run(config=None), name).remedy)
+
+
+def test_a_good_task_says_how_many_people_it_asks(study):
+    _edit(study, "split: main}", "split: main, confounds: [age, sex, site, mean_fd]}")
+    examination = doctor.run(config=None)
+    assert not examination.problems
+    assert {check.name: check.found for check in examination.checks}[
+        "task diagnosis"
+    ] == "diagnosis: 2 control, 2 patient"
+
+
+def test_a_target_may_be_a_role(study):
+    text = (study / "study" / "participants.tsv").read_text().replace("\tage", "\tyears", 1)
+    (study / "people.tsv").write_text(text)
+    _edit(study, "study/participants.tsv", "people.tsv")
+    _edit(study, "select: {", "roles: {age: years}\n    select: {")
+    _edit(study, "target: diagnosis, kind: binary, positive: patient", "target: age, kind: regression")
+    assert not doctor.run(config=None).problems
 
 
 def test_an_atlas_that_was_not_fetched_comes_with_the_command_that_fetches_it(study, monkeypatch):

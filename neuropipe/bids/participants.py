@@ -56,7 +56,7 @@ def is_raw_root(folder: Path) -> bool:
 
 
 def load(path: Path) -> pd.DataFrame:
-    """Read a participants table as text.
+    """Read a participants table as text, tab-separated, or by commas where its name ends in ``.csv``.
 
     Returns
     -------
@@ -67,14 +67,17 @@ def load(path: Path) -> pd.DataFrame:
     Raises
     ------
     InputError
-        No column ``participant_id``, an empty id, or one id twice.
+        No such file, no column ``participant_id``, an empty id, or one id twice.
     """
     if path.is_symlink() and not path.exists():
         raise InputError(f"{path} is a link without content; fetch it (datalad get {path.name}).")
-    table = read_tsv(path)
+    if not path.is_file():
+        raise InputError(f"No participants table {path}; correct datasets.<name>.participants, or put it there.")
+    separated = "comma" if path.suffix == ".csv" else "tab"
+    table = read_tsv(path, "," if separated == "comma" else "\t")
     table.columns = [column.strip() for column in table.columns]
     if "participant_id" not in table:
-        raise InputError(f"{path} needs a column participant_id (tab separated); found {list(table.columns)}.")
+        raise InputError(f"{path} needs a column participant_id ({separated} separated); found {list(table.columns)}.")
     table = table.apply(lambda column: column.str.strip())
     table = table.mask(table.isin(EMPTY), "n/a")
     if (table["participant_id"] == "n/a").any():

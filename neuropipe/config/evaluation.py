@@ -97,7 +97,7 @@ class Task(Section):
     kind: Literal["binary", "multiclass", "regression", "decoding"]
     """Kind of target. ``decoding``: the labels of clips (``events`` of the datasets); every clip of a test person is
     judged once, and intervals are over persons."""
-    positive: str | None = None
+    positive: Annotated[str, Field(coerce_numbers_to_str=True)] | None = None
     """Binary: the value that counts as positive."""
     datasets: Annotated[list[Name], Field(min_length=1)]
     """Whose people are asked."""

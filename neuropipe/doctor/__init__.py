@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from io import StringIO
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuropipe import config as configuration
-from neuropipe.doctor.check import Check
+from neuropipe.doctor.check import Check, attempt
 from neuropipe.errors import NeuropipeError
 
 if TYPE_CHECKING:
@@ -96,6 +95,9 @@ def _examine(config: Path | None) -> Examination:
     checks += [*check_recipes(study), *check_atlases(study)]
     for name in study.datasets:
         checks += check_dataset(study, name)
+    from neuropipe.doctor import questions
+
+    checks += questions.check_tasks(study)
     return Examination([*checks, check_results(Path("results") / study.study)])
 
 
@@ -206,7 +208,7 @@ def check_recipes(study: configuration.StudyConfig) -> list[Check]:
     for name in study.pretrain:
         path = study.recipe_path(name)
         if path.is_file():
-            checks.append(_attempt(f"recipe {name}", lambda name=name: _recipe(study, name)))
+            checks.append(attempt(f"recipe {name}", lambda name=name: _recipe(study, name)))
             continue
         remedy = f"Write {path}, or correct pretrain.{name} (its name, or its key recipe) in the configuration."
         checks.append(Check(f"recipe {name}", False, f"no {path}", remedy))
@@ -255,11 +257,11 @@ def check_atlases(study: configuration.StudyConfig) -> list[Check]:
 
     names = [spec if isinstance(spec, str) else spec.id for spec in study.atlases]
     checks = [
-        _attempt(f"atlas {name}", lambda spec=spec: examine(spec))
+        attempt(f"atlas {name}", lambda spec=spec: examine(spec))
         for name, spec in zip(names, study.atlases, strict=True)
     ]
     if len(study.atlases) > 1:
-        checks.append(_attempt("space of the atlases", lambda: atlases.common_space(study.atlases, study.warp)))
+        checks.append(attempt("space of the atlases", lambda: atlases.common_space(study.atlases, study.warp)))
     return checks + (_check_transforms(study) if study.warp and study.atlases else [])
 
 
@@ -274,7 +276,7 @@ def _check_transforms(study: configuration.StudyConfig) -> list[Check]:
     targets = {space for chosen in selected for space in (chosen if isinstance(chosen, list) else [chosen])}
     pairs = sorted((source, target) for source in sources for target in targets if source != target)
     return [
-        _attempt(f"transform {catalogue.transform_name(*pair)}", lambda pair=pair: str(Warp().find(*pair)[0]))
+        attempt(f"transform {catalogue.transform_name(*pair)}", lambda pair=pair: str(Warp().find(*pair)[0]))
         for pair in pairs
     ]
 
@@ -286,11 +288,12 @@ def _is_bold(dataset: configuration.Dataset) -> bool:
 def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
     """Check that a dataset has people, runs that can be used, and the columns that tasks ask for."""
     from neuropipe.bids import doors
+    from neuropipe.doctor import questions
 
     dataset = study.datasets[name]
     label = f"data {name}"
     if dataset.fetched and dataset.participants is None:  # who they are stands beside them
-        return [_attempt(label, lambda: _published(dataset))]
+        return [attempt(label, lambda: _published(dataset))]
     try:
         path = Path(configuration.expand(dataset.path))
         if not (dataset.fetched or path.exists()):
@@ -300,16 +303,14 @@ def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
         table = table or path  # data that name their people themselves
     except NeuropipeError as error:
         return [Check(label, False, "cannot be read", str(error))]
-    tasks = [task for task in study.tasks.values() if name in task.asked and task.kind != "decoding"]
-    asked = {task.target for task in tasks} | _labels(study, name)  # what is decoded are the labels of clips
-    absent = sorted(asked - set(people))
+    absent = sorted((questions.targets(study, name) | _labels(study, name)) - set(people))
     remedy = (
         f"{table} lacks the columns {absent}, which tasks name as targets or recipes learn from; add them, or correct "
         "the tasks and recipes."
     )
     return [
         Check(f"people {name}", not absent, f"{len(people)} in {table}", remedy),
-        _attempt(label, lambda: _published(dataset) if dataset.fetched else _runs(study, name, path, people)),
+        attempt(label, lambda: _published(dataset) if dataset.fetched else _runs(study, name, path, people)),
     ]
 
 
@@ -350,14 +351,6 @@ def check_results(folder: Path) -> Check:
     free = shutil.disk_usage(place).free / GB
     remedy = f"Free some space: {ENOUGH_DISK_GB:g} GB at least."
     return Check("results", free >= ENOUGH_DISK_GB, f"{folder} can be written, {free:.1f} GB free", remedy)
-
-
-def _attempt(name: str, examine: Callable[[], str]) -> Check:
-    """Return a check whose finding is what `examine` returns, or whose remedy is the error that it raises."""
-    try:
-        return Check(name, True, examine())
-    except NeuropipeError as error:
-        return Check(name, False, "cannot be used", str(error))
 
 
 # --- the table ----------------------------------------------------------------------------------

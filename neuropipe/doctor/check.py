@@ -1,8 +1,11 @@
-"""One finding of the doctor."""
+"""One finding of the doctor, and how it is made of what may fail."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from neuropipe.errors import NeuropipeError
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,11 @@ class Check:
     ok: bool
     found: str
     remedy: str = ""
+
+
+def attempt(name: str, examine: Callable[[], str]) -> Check:
+    """Return a check whose finding is what `examine` returns, or whose remedy is the error that it raises."""
+    try:
+        return Check(name, True, examine())
+    except NeuropipeError as error:
+        return Check(name, False, "cannot be used", str(error))

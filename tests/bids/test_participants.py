@@ -28,6 +28,18 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
     assert table.to_dict("records") == [{"participant_id": "sub-1", "name": "Zoë Ünal"}]
 
 
+def test_a_table_of_commas_says_so_in_its_name(tmp_path: Path) -> None:
+    table = participants.load(write(tmp_path / "p.csv", 'participant_id,name\n1,"Zoë, Ünal"\n'))
+    assert table.to_dict("records") == [{"participant_id": "sub-1", "name": "Zoë, Ünal"}]
+    with pytest.raises(InputError, match=r"needs a column participant_id \(comma separated\)"):
+        participants.load(write(tmp_path / "p.csv", "participant_id\tage\n1\t2\n"))
+
+
+def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"No participants table .*p\.tsv; correct datasets\.<name>\.participants"):
+        participants.load(tmp_path / "p.tsv")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -41,11 +53,6 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
 def test_tables_that_name_nobody(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         participants.load(write(tmp_path / "p.tsv", text))
-
-
-def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No table at"):
-        participants.load(tmp_path / "p.tsv")
 
 
 def test_found_beside_the_data_first_then_above(tmp_path: Path) -> None:
