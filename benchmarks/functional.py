@@ -13,15 +13,16 @@ References are the published code's: its loader on one core (400 windows/s of CS
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import semantoks
 import torch
-from tools.timing import Figures, main, report, seconds
+from tools.timing import Figures, autocast, main, rates, report, seconds
 
 from neuropipe import models
+from neuropipe.data.batch import Batch
 from neuropipe.data.recordings import Recordings
 from neuropipe.models.base import ClipSpec
 from neuropipe.shards import manifest
@@ -39,6 +40,8 @@ BATCH, LARGE_BATCH, STEP_BATCH = (
     24,
 )  # blocks of memory above 32 MB, as of 192 windows, are fetched anew each time
 SERIES = 2048  # of NeuroCLR in one batch
+# Seconds per sample on an H200: 9.0 GFLOP, and 18.7 GFLOP of 103 tokens, of which a pair has 58.
+FLOORS_S = {"csm": 11.4e-6, "sequence_bert": 23.7e-6 * 58 / 103, "network_bert": 23.7e-6 * 58 / 103}
 
 
 def recordings(folder: Path, n_regions: int, n_people: int) -> Recordings:
@@ -131,6 +134,36 @@ def on_processor(small: bool, repeats: int) -> Figures:
     measured |= neuroclr(small, repeats)
     report(measured)
     return found | measured
+
+
+def on_device(small: bool, repeats: int, device: torch.device) -> Iterator[tuple[str, Figures]]:
+    """Yield the rates of steps (forward and backward), and what bf16 changes in embeddings, family by family."""
+    regions = Regions.plain("difumo1024", 64 if small else 1024)
+    for family in (*FRAMEWORKS[:-1], "neuroclr"):
+        model, generator = build(family, small, regions).to(device), torch.Generator(device=device)
+        spec, n = model.config.reads(), 4 if small else 64 if family == "neuroclr" else LARGE_BATCH
+        shape = (n * spec.n_views, spec.n_samples, len(regions))
+        batch = Batch.of_series(torch.randn(shape, device=device), n_views=spec.n_views)
+
+        def make(precision: torch.dtype, compiled: bool, model=model, batch=batch, generator=generator) -> Callable:
+            loss_of = torch.compile(model.loss) if compiled else model.loss
+
+            def step() -> None:
+                with autocast(device, precision):
+                    loss = loss_of(batch, generator, 0.0)["loss"]
+                loss.backward()
+                model.zero_grad(set_to_none=True)
+
+            return step
+
+        yield f"{family}, batch {n}", rates(make, n, repeats, FLOORS_S.get(family), device)
+        model.eval()
+        with torch.inference_mode():
+            exact = model.embed(batch)
+            with autocast(device, torch.bfloat16):
+                rough = model.embed(batch).float()
+        cosine = torch.nn.functional.cosine_similarity(exact, rough)
+        yield f"{family}, embedding", {"bf16_cosine_min": cosine.min().item()}
 
 
 if __name__ == "__main__":

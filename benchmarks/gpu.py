@@ -1,6 +1,6 @@
 """Every network on a GPU at its published size: float32 beside bf16, eager beside compiled, memory, share of the floor.
 
-    python benchmarks/gpu.py            # about five minutes on one GPU
+    python benchmarks/gpu.py            # some minutes on one GPU
     python benchmarks/gpu.py --small    # small networks, on the processor too, for a test of this script
 
 A sample is what a step takes of one person: two views of a series, two augmented copies of a volume, one slice. The
@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 import time
 
+import functional
 import multiscale_vit
 import semantoks
 import torch
 import yaware
 from tools.timing import Figures, arguments, autocast, report, seconds
 
-FAMILIES = {"semantoks": semantoks, "yaware": yaware, "multiscale_vit": multiscale_vit}
+FAMILIES = {"semantoks": semantoks, "functional": functional, "yaware": yaware, "multiscale_vit": multiscale_vit}
 
 
 def convolutions(device: torch.device, repeats: int) -> Figures:

@@ -46,7 +46,7 @@ def rates(
     make: Callable[[torch.dtype, bool], Callable[[], object]],
     n_samples: int,
     repeats: int,
-    floor_s: float,
+    floor_s: float | None,
     device: torch.device,
 ) -> Figures:
     """Return samples per second, peak memory and the share of the floor, for every way of computing.
@@ -55,8 +55,8 @@ def rates(
     ----------
     make : function of (precision, compiled)
         Returns one step on `n_samples` samples.
-    floor_s : float
-        Seconds per sample that nothing can be faster than (see docs/performance.md).
+    floor_s : float or None
+        Seconds per sample that nothing can be faster than (see docs/performance.md), where they are known.
     device : torch.device
         Of the step; only what runs on a GPU is compiled too.
     """
@@ -69,7 +69,8 @@ def rates(
             torch.cuda.reset_peak_memory_stats()
         taken = seconds(make(precision, compiled), repeats)
         found[f"{name}_samples_per_s"] = n_samples / taken
-        found[f"{name}_floor_share"] = n_samples * floor_s / taken
+        if floor_s is not None:
+            found[f"{name}_floor_share"] = n_samples * floor_s / taken
         if device.type == "cuda":
             found[f"{name}_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         torch.compiler.reset()
