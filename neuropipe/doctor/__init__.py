@@ -82,6 +82,8 @@ def run(*, config: Path | None, profile: Path | None = None, wait_s: float = 300
 
 
 def _examine(config: Path | None) -> Examination:
+    from neuropipe.doctor import questions
+
     checks = [*check_machine(), *check_packages(), check_gpu()]
     path = config or DEFAULT_CONFIG
     if config is None and not path.is_file():
@@ -95,8 +97,6 @@ def _examine(config: Path | None) -> Examination:
     checks += [*check_recipes(study), *check_atlases(study)]
     for name in study.datasets:
         checks += check_dataset(study, name)
-    from neuropipe.doctor import questions
-
     checks += questions.check_tasks(study)
     return Examination([*checks, check_results(Path("results") / study.study)])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -40,7 +40,7 @@ def check_tasks(study: configuration.StudyConfig) -> list[Check]:
     checks = [check for name, table in tables.items() if (check := _check_roles(study, name, table))]
     tables = {name: table for name, table in tables.items() if f"roles {name}" not in {check.name for check in checks}}
     for name, task in study.tasks.items():
-        # else something is wrong that the dataset's own check says
+        # What is missing altogether is said by the check of the dataset.
         if all(dataset in tables and targets(study, dataset, name) <= set(tables[dataset]) for dataset in task.asked):
             checks.append(attempt(f"task {name}", lambda name=name: _answerable(study, name, tables)))
     return checks
@@ -109,7 +109,7 @@ def _answerable(study: configuration.StudyConfig, name: str, tables: Mapping[str
     return f"{task.target}: " + ", ".join(f"{n} {label}" for label, n in counts.items())
 
 
-def _known(where: str, look) -> None:
+def _known(where: str, look: Callable[[], object]) -> None:
     """Look a column up; say where it is asked for if it is not there."""
     try:
         look()
