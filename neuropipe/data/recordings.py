@@ -102,8 +102,11 @@ class Recordings(Samples):
         clips = torch.empty((len(chosen), n_samples, len(self.regions)), dtype=dtype)
         for clip, i, start in zip(clips, chosen, starts, strict=True):
             held = self._arrays[i][start : start + n_samples]
-            clip[: len(held)] = held
-            clip[len(held) :] = 0
+            if len(held) == n_samples:
+                clip.copy_(held)
+            else:
+                clip[: len(held)] = held
+                clip[len(held) :] = 0
         return clips
 
     def training_batch(self, spec: ClipSpec, batch_size: int, seed: int, step: int) -> Batch:
