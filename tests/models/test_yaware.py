@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from neuropipe.data import order
 from neuropipe.data.batch import Batch
+from neuropipe.data.chance import Piece
 from neuropipe.errors import ConfigError, InputError
 from neuropipe.models import yaware
 from neuropipe.models.yaware import Classifier, Config, Model, Proxy, Segmenter, contrast, similarity
@@ -334,18 +335,18 @@ WORKER = """
     torch.set_num_threads(1)
     rank = int(sys.argv[1])
     distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-    loss, gradients = test_yaware.global_loss(slice(3 * rank, 3 * rank + 3))
+    loss, gradients = test_yaware.global_loss(slice(3 * rank, 3 * rank + 3), 2)
     torch.save((loss, gradients), sys.argv[2] + f".{{rank}}")
     distributed.destroy_process_group()
 """
 
 
-def global_loss(rows: slice) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return loss and gradients, averaged over processes, where this process holds `rows` of six people."""
-    model = small(augmentation="none").eval()  # a batch norm would see the rows of its own process only
+def global_loss(mine: slice, n_processes: int = 1) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return loss and gradients, averaged over processes, where this process holds `mine` of six people."""
+    model = small(augmentation="none").eval()  # a batch norm would see the people of its own process only
     whole = volumes(6)
-    batch = whole.rows(torch.arange(6)[rows])
-    loss = model.loss(batch, generator(), 0.0)["loss"]
+    piece = Piece.of(whole.device, 0, 6, mine, whole.n_views, n_processes)
+    loss = model.loss(whole.people(mine), piece, 0.0)["loss"]
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     if distributed.is_initialized():
