@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import semantoks
 import torch
-from tools.timing import Figures, autocast, main, rates, report, seconds
+from tools.timing import Figures, autocast, bf16_change, main, rates, report, seconds
 
 from neuropipe import models
 from neuropipe.data.batch import Batch
@@ -158,12 +158,7 @@ def on_device(small: bool, repeats: int, device: torch.device) -> Iterator[tuple
 
         yield f"{family}, batch {n}", rates(make, n, repeats, FLOORS_S.get(family), device)
         model.eval()
-        with torch.inference_mode():
-            exact = model.embed(batch)
-            with autocast(device, torch.bfloat16):
-                rough = model.embed(batch).float()
-        cosine = torch.nn.functional.cosine_similarity(exact, rough)
-        yield f"{family}, embedding", {"bf16_cosine_min": cosine.min().item()}
+        yield f"{family}, embedding", bf16_change(model, batch)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from tools.timing import Figures, autocast, main, rates, seconds
+from tools.timing import Figures, autocast, bf16_change, main, rates, seconds
 
 from neuropipe.data.batch import Batch
 from neuropipe.models import semantoks
@@ -79,12 +79,7 @@ def on_device(small: bool, repeats: int, device: torch.device) -> Iterator[tuple
 
         yield f"batch {n}", rates(make, n, repeats, FLOOR_S, device)
     crops = Batch.of_series(torch.randn(4 if small else 64, 100, sum(SIZES), device=device))
-    with torch.inference_mode():
-        exact = model.embed(crops)
-        with autocast(device, torch.bfloat16):
-            rough = model.embed(crops).float()
-    cosine = torch.nn.functional.cosine_similarity(exact, rough)
-    yield "embedding", {"bf16_cosine_min": cosine.min().item()}
+    yield "embedding", bf16_change(model, crops)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from tools.timing import Figures, autocast, main, rates, seconds
+from tools.timing import Figures, autocast, bf16_change, main, rates, seconds
 
 from neuropipe.data import augment_volume
 from neuropipe.data.batch import Batch
@@ -97,12 +97,7 @@ def on_device(small: bool, repeats: int, device: torch.device) -> Iterator[tuple
         taken = seconds(lambda p=policy: augment_volume.views(ready, p, 2, generator), repeats)
         found[f"{recipe}_samples_per_s"] = n / taken
     yield "augmentation", found
-    with torch.inference_mode():
-        exact = model.embed(batch)
-        with autocast(device, torch.bfloat16):
-            rough = model.embed(batch).float()
-    cosine = torch.nn.functional.cosine_similarity(exact, rough)
-    yield "embedding", {"bf16_cosine_min": cosine.min().item()}
+    yield "embedding", bf16_change(model, batch)
 
 
 if __name__ == "__main__":

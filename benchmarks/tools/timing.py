@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from neuropipe.data.batch import Batch
 from neuropipe.train.devices import keep_freed_memory
 
 Figures = dict[str, float]
@@ -75,6 +76,15 @@ def rates(
             found[f"{name}_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         torch.compiler.reset()
     return found
+
+
+def bf16_change(model: torch.nn.Module, batch: Batch) -> Figures:
+    """Return the smallest cosine between embeddings in float32 and in bf16."""
+    with torch.inference_mode():
+        exact = model.embed(batch)
+        with autocast(batch.device, torch.bfloat16):
+            rough = model.embed(batch).float()
+    return {"bf16_cosine_min": torch.nn.functional.cosine_similarity(exact, rough).min().item()}
 
 
 def report(found: Figures, width: int = 52) -> None:

@@ -91,8 +91,11 @@ def find(section: Dataset, dataset: str, path: Path, people: pd.DataFrame) -> Fo
     if section.kind == "hdf5":
         return hdf5.find(path, search, regions(section).atlases)
     found = DOORS[section.kind].find(path, search)
-    if section.kind == "xcpd" or (_columns_name_regions(section) and found.runs):
-        regions(section)  # what is missing is told before anything is computed
+    # What is missing is told before anything is computed.
+    if section.kind == "xcpd":
+        regions(section)
+    elif _columns_name_regions(section) and found.runs:
+        regions_of_columns(*series.columns(search))
     return found
 
 
@@ -131,7 +134,7 @@ def regions(section: Dataset) -> Regions:
             return Regions.read(beside)
     if _columns_name_regions(section):
         search = _search(section, "", Path(expand(section.path)), people(section)[0])
-        return regions_of_columns(*series.columns(root, search))
+        return regions_of_columns(*series.columns(search))
     if section.regions is not None or len(section.atlas_ids) < 2:
         return regions_of_series(section.atlas_ids[0] if section.atlas_ids else None, section.regions)
     parts = pd.concat([regions_of_series(atlas, None).table for atlas in section.atlas_ids], ignore_index=True)

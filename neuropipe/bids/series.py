@@ -136,8 +136,9 @@ def _say_what_there_is(root: Path, search: Search) -> None:
         )
 
 
-def columns(root: Path, search: Search) -> tuple[list[str], str]:
+def columns(search: Search) -> tuple[list[str], str]:
     """Return the names in the header of the first table that can be read, and its path; no names where it has none."""
+    root = search.root
     for path, _, whose in _owned(root, search) if root.is_dir() and not (root / BANK).is_file() else ():
         try:
             if not isinstance(whose, RunExcluded):

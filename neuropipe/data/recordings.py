@@ -5,10 +5,9 @@ Which clips are cut does not depend on where the recordings lie.
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Literal
 
 import numpy as np
@@ -98,7 +97,7 @@ class Recordings(Samples):
     def _mapped(self, chosen: np.ndarray, starts: np.ndarray, n_samples: int) -> Tensor:
         """Return clips (clip, time, region) out of the memory maps: as stored for a GPU, else float32 in one pass."""
         stored = {self._arrays[i].dtype for i in chosen}
-        dtype = torch.float32 if self.device.type == "cpu" else functools.reduce(torch.promote_types, stored)
+        dtype = torch.float32 if self.device.type == "cpu" else reduce(torch.promote_types, stored)
         clips = torch.empty((len(chosen), n_samples, len(self.regions)), dtype=dtype)
         for clip, i, start in zip(clips, chosen, starts, strict=True):
             held = self._arrays[i][start : start + n_samples]

@@ -8,6 +8,7 @@ site and each stratum gives its share to within one person, and the totals are e
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -91,9 +92,8 @@ def ordered_units(people: People, stratify: list[str], rng: np.random.Generator)
     strata = list(units)  # dataset, site, and what the split asks for
     units["stratum"] = units.groupby(strata, dropna=False).ngroup()
     units["n"] = keys.groupby("person")["individual"].nunique()
-    pairs = keys[["person", "dataset"]].drop_duplicates()
-    datasets: dict[str, set[str]] = {person: set() for person in units.index}
-    for person, dataset in zip(pairs["person"], pairs["dataset"], strict=True):
+    datasets = defaultdict(set)
+    for person, dataset in zip(keys["person"], keys["dataset"], strict=True):
         datasets[person].add(dataset)
     units["datasets"] = [frozenset(datasets[person]) for person in units.index]
     units["draw"] = rng.permutation(len(units))
