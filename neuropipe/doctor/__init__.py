@@ -95,9 +95,13 @@ def _examine(config: Path | None) -> Examination:
         return Examination([*checks, Check("configuration", False, f"{path} cannot be used", str(error))])
     checks.append(Check("configuration", True, f"{path}: study {study.study}"))
     checks += [*check_recipes(study), *check_atlases(study)]
+    tables = {}
     for name in study.datasets:
-        checks += check_dataset(study, name)
-    checks += questions.check_tasks(study)
+        found, people = check_dataset(study, name)
+        checks += found
+        if people is not None:
+            tables[name] = people
+    checks += questions.check_tasks(study, tables)
     return Examination([*checks, check_results(Path("results") / study.study)])
 
 
@@ -285,24 +289,31 @@ def _is_bold(dataset: configuration.Dataset) -> bool:
     return dataset.kind == "fmriprep" and dataset.stage == "parcellate"
 
 
-def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
-    """Check that a dataset has people, runs that can be used, and the columns that tasks ask for."""
+def check_dataset(study: configuration.StudyConfig, name: str) -> tuple[list[Check], pd.DataFrame | None]:
+    """Check that a dataset has people, runs that can be used, and the columns that tasks ask for.
+
+    Returns
+    -------
+    checks : list of Check
+    people : DataFrame or None
+        Its participants table, where it can be read.
+    """
     from neuropipe.bids import doors
     from neuropipe.doctor import questions
 
     dataset = study.datasets[name]
     label = f"data {name}"
     if dataset.fetched and dataset.participants is None:  # who they are stands beside them
-        return [attempt(label, lambda: _published(dataset))]
+        return [attempt(label, lambda: _published(dataset))], None
     try:
         path = Path(configuration.expand(dataset.path))
         if not (dataset.fetched or path.exists()):
             remedy = f"Correct datasets.{name}.path, or put the data there (the demo's are made by: neuropipe demo)."
-            return [Check(label, False, f"no {path}", remedy)]
+            return [Check(label, False, f"no {path}", remedy)], None
         people, table = doors.people(dataset)
         table = table or path  # data that name their people themselves
     except NeuropipeError as error:
-        return [Check(label, False, "cannot be read", str(error))]
+        return [Check(label, False, "cannot be read", str(error))], None
     absent = sorted((questions.targets(study, name) | _labels(study, name)) - set(people))
     remedy = (
         f"{table} lacks the columns {absent}, which tasks name as targets or recipes learn from; add them, or correct "
@@ -311,7 +322,7 @@ def check_dataset(study: configuration.StudyConfig, name: str) -> list[Check]:
     return [
         Check(f"people {name}", not absent, f"{len(people)} in {table}", remedy),
         attempt(label, lambda: _published(dataset) if dataset.fetched else _runs(study, name, path, people)),
-    ]
+    ], people
 
 
 def _published(dataset: configuration.Dataset) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from neuropipe import config as configuration
 from neuropipe.doctor.check import Check, attempt
-from neuropipe.errors import InputError, NeuropipeError
+from neuropipe.errors import InputError
 
 MEASURES_MOTION = ("fmriprep", "xcpd", "giga_connectome", "shards")  # of other series nobody knows it
 
@@ -34,9 +34,11 @@ class Everyone:
         return cls(name, manifest.assign(**measures), table.set_index("participant_id", drop=False))
 
 
-def check_tasks(study: configuration.StudyConfig) -> list[Check]:
-    """Check targets, their values, confounds and the columns of splits, task by task, and the roles of datasets."""
-    tables = _tables(study)
+def check_tasks(study: configuration.StudyConfig, tables: Mapping[str, pd.DataFrame]) -> list[Check]:
+    """Check targets, their values, confounds and the columns of splits, task by task, and the roles of datasets.
+
+    `tables` are the participants tables that can be read, by dataset.
+    """
     checks = [check for name, table in tables.items() if (check := _check_roles(study, name, table))]
     tables = {name: table for name, table in tables.items() if f"roles {name}" not in {check.name for check in checks}}
     for name, task in study.tasks.items():
@@ -54,20 +56,6 @@ def targets(study: configuration.StudyConfig, dataset: str, task: str | None = N
     roles = dict(study.datasets[dataset].roles)
     asked = {name: one for name, one in study.tasks.items() if dataset in one.asked and one.kind != "decoding"}
     return {roles.get(one.target) or one.target for name, one in asked.items() if task in (None, name)}
-
-
-def _tables(study: configuration.StudyConfig) -> dict[str, pd.DataFrame]:
-    """Return the participants tables that can be read."""
-    from neuropipe.bids import doors
-
-    found = {}
-    for name, dataset in study.datasets.items():
-        try:
-            if not (dataset.fetched and dataset.participants is None):
-                found[name] = doors.people(dataset)[0]
-        except (NeuropipeError, OSError):
-            continue
-    return found
 
 
 def _check_roles(study: configuration.StudyConfig, name: str, table: pd.DataFrame) -> Check | None:

@@ -149,7 +149,7 @@ def test_a_tar_that_changed_is_noticed(tmp_path: Path) -> None:
 def test_the_doctor_looks_through_the_doors(tmp_path: Path) -> None:
     tar(tmp_path / "tars/x.tar", run("ds-A_sub-01_task-a", planted(1, n_volumes=40)))
     study = config.load(configured(tmp_path, dataset(tmp_path)))
-    found = {check.name: check for check in doctor.check_dataset(study, "d")}
+    found = {check.name: check for check in doctor.check_dataset(study, "d")[0]}
     assert all(check.ok for check in found.values())
     assert found["people d"].found.startswith("1 in ") and found["data d"].found.startswith("1 runs of 1 people")
 

@@ -73,10 +73,10 @@ def test_shards_of_another_kind_are_named(published, tmp_path, section, said):
 
 def test_doctor_reads_what_was_published(published, toy_shards, tmp_path):
     content = {"study": "s", "datasets": {"toy": {"kind": "shards", "path": str(published)}}}
-    (check,) = doctor.check_dataset(parse(content), "toy")
+    (check,), _ = doctor.check_dataset(parse(content), "toy")
     assert check.ok and f"{len(toy_shards)} samples of 12 people" in check.found
     content["datasets"]["toy"]["path"] = str(tmp_path / "nowhere")
-    (check,) = doctor.check_dataset(parse(content), "toy")
+    (check,), _ = doctor.check_dataset(parse(content), "toy")
     assert not check.ok and "manifest.parquet is not there" in check.remedy
 
 
