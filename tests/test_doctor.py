@@ -147,6 +147,13 @@ def test_a_good_task_says_how_many_people_it_asks(study):
     ] == "diagnosis: 2 control, 2 patient"
 
 
+def test_of_a_table_without_rows_no_task_is_asked(study):
+    header = (study / "study" / "participants.tsv").read_text().splitlines()[0]
+    (study / "people.tsv").write_text(header + "\n")
+    _edit(study, "study/participants.tsv", "people.tsv")
+    assert [check.name for check in doctor.run(config=None).problems] == ["data small"]
+
+
 def test_a_target_may_be_a_role(study):
     text = (study / "study" / "participants.tsv").read_text().replace("\tage", "\tyears", 1)
     (study / "people.tsv").write_text(text)

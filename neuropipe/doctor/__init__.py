@@ -99,7 +99,7 @@ def _examine(config: Path | None) -> Examination:
     for name in study.datasets:
         found, people = check_dataset(study, name)
         checks += found
-        if people is not None:
+        if people is not None and len(people):
             tables[name] = people
     checks += questions.check_tasks(study, tables)
     return Examination([*checks, check_results(Path("results") / study.study)])
